@@ -1,0 +1,30 @@
+"""What ddray says when it cannot go on, and whose fault it was."""
+
+from __future__ import annotations
+
+
+class RequestError(ValueError):
+    """The request was wrong: one line that names the key, the value given and what is allowed (exit status 2)."""
+
+    def __init__(self, key: str, value: object, allowed: str) -> None:
+        self.key, self.value, self.allowed = key, value, allowed
+        super().__init__(f"{key}: {value!r} is refused: {allowed}")
+
+
+class MissingExtra(RequestError):
+    """A part of ddray was asked for whose optional packages are not installed."""
+
+    def __init__(self, package: str, needed_for: str) -> None:
+        super().__init__(package, "not installed", f"{needed_for} needs it: pip install 'ddray[search]'")
+
+
+class Diverged(ArithmeticError):
+    """A loss, gradient or weight stopped being finite at `outer_step` (and, inside the unroll, at `inner_step`)."""
+
+    def __init__(self, what: str, outer_step: int, inner_step: int | None = None) -> None:
+        self.what, self.outer_step, self.inner_step = what, outer_step, inner_step
+        where = f"outer step {outer_step}" + (f", inner step {inner_step}" if inner_step is not None else "")
+        super().__init__(f"{what} is not finite at {where}")
+
+    def __reduce__(self) -> tuple[type[Diverged], tuple[str, int, int | None]]:
+        return type(self), (self.what, self.outer_step, self.inner_step)

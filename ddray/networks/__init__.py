@@ -1,0 +1,18 @@
+"""What is trained: networks as pure functions of their weights, and the laws that fresh weights come from."""
+
+from ddray.networks.image import AlexCifarNet, ConvNet3, LeNet
+from ddray.networks.laws import LAWS, Law, initialise
+from ddray.networks.network import ARCHITECTURES, Network, build, outputs_for
+
+__all__ = [
+    "ARCHITECTURES",
+    "LAWS",
+    "AlexCifarNet",
+    "ConvNet3",
+    "Law",
+    "LeNet",
+    "Network",
+    "build",
+    "initialise",
+    "outputs_for",
+]

@@ -1,0 +1,62 @@
+"""Initialisation laws: the distributions that fresh weights are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Law = Literal["xavier", "xavier_uniform", "kaiming", "kaiming_out", "orthogonal", "normal", "default"]
+LAWS: tuple[str, ...] = get_args(Law)
+
+_Fill = Callable[..., Tensor]
+
+
+def _fill(law: Law, gain: float) -> _Fill:
+    """The in-place initialiser of a weight of two or more dimensions; `gain` 1 is the law as published.
+
+    For `normal`, `gain` is the standard deviation; for the Kaiming laws it is the negative slope a of a leaky ReLU, whose
+    own gain √(2 / (1 + a²)) is 1 at a = 1.
+    """
+    fills: dict[str, _Fill] = {
+        "xavier": partial(nn.init.xavier_normal_, gain=gain),
+        "xavier_uniform": partial(nn.init.xavier_uniform_, gain=gain),
+        "kaiming": partial(nn.init.kaiming_normal_, a=gain, mode="fan_in"),
+        "kaiming_out": partial(nn.init.kaiming_normal_, a=gain, mode="fan_out"),
+        "orthogonal": partial(nn.init.orthogonal_, gain=gain),
+        "normal": partial(nn.init.normal_, std=gain),
+    }
+    return fills[law]
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, law: Law, gain: float, generator: torch.Generator) -> None:
+    """Draw fresh weights for `module` in place, from `generator` (on the CPU) alone.
+
+    Matrices and kernels follow the law; biases become 0 and the scales of normalisation layers 1. `default` asks every
+    layer's own `reset_parameters`, which draws its biases too. The weights stay on their device.
+    """
+    if law == "default":
+        _reset(module, generator)
+        return
+    fill = _fill(law, gain)
+    for name, parameter in module.named_parameters():
+        if parameter.dim() >= 2:
+            # Drawn on the CPU, so that one seed means the same weights on every device.
+            parameter.copy_(fill(torch.empty(parameter.shape, dtype=parameter.dtype), generator=generator))
+        else:
+            parameter.fill_(0.0 if name.rsplit(".", 1)[-1].startswith("bias") else 1.0)
+
+
+def _reset(module: nn.Module, generator: torch.Generator) -> None:
+    # reset_parameters knows only torch's global generator: lend it a seed of ours and give it back as it was.
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for layer in module.modules():
+            reset = getattr(layer, "reset_parameters", None)
+            if callable(reset):
+                reset()

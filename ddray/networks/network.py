@@ -1,0 +1,164 @@
+"""A network as a pure function of its weights."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddray.errors import RequestError
+from ddray.networks.image import AlexCifarNet, ConvNet3, LeNet
+from ddray.networks.laws import Law, initialise
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "LeNet": LeNet,
+    "AlexCifarNet": AlexCifarNet,
+    "ConvNet3": ConvNet3,
+}
+
+
+class Network:
+    """An `nn.Module` whose weights are an argument: `network(weights, x)`.
+
+    The weights of all layers travel as one flat vector, so that an inner step is one fused operation and T of them are
+    one block of memory. Buffers stay inside the module and are never learned; batch normalisation uses the statistics
+    of its batch, in training and evaluation alike.
+
+    Attributes:
+        module: the layers; its own parameters are scratch space.
+        shapes: name and shape of every weight tensor, in the order in which they lie in the vector.
+        size: length of the vector.
+
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        torch.func.replace_all_batch_norm_modules_(module)
+        self.module = module
+        self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+        self._lengths = [p.numel() for p in module.parameters()]
+        self.size = sum(self._lengths)
+        self._stochastic = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in module.modules())
+        self._training: bool | None = None
+
+    def __call__(self, weights: Tensor, x: Tensor, *, seed: int | None = None) -> Tensor:
+        """Logits [N, outputs] of inputs x [N, ...] under `weights` [size].
+
+        With a `seed` the network is in training mode and its dropout masks follow from that seed alone; without, it is
+        in evaluation mode.
+        """
+        if self._training is not (seed is not None):
+            self._training = seed is not None
+            self.module.train(self._training)
+        if seed is None or not self._stochastic:
+            return self._forward(weights, x)
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            torch.manual_seed(seed)
+            return self._forward(weights, x)
+
+    def _forward(self, weights: Tensor, x: Tensor) -> Tensor:
+        logits: Tensor = torch.func.functional_call(self.module, self.unflatten(weights), (x,))
+        return logits
+
+    def unflatten(self, weights: Tensor) -> dict[str, Tensor]:
+        """The vector [size] as views, name by name."""
+        parts = torch.split(weights, self._lengths)
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def draw(self, law: Law, gain: float, generator: torch.Generator) -> Tensor:
+        """A fresh weight vector [size] from the law, on the module's device; `generator` lives on the CPU."""
+        initialise(self.module, law, gain, generator)
+        return self.flatten()
+
+    def flatten(self) -> Tensor:
+        """The module's own parameters as one detached vector [size]."""
+        return torch.cat([p.detach().reshape(-1) for p in self.module.parameters()])
+
+    @torch.no_grad()
+    def install(self, weights: Tensor) -> nn.Module:
+        """Write `weights` [size] into the module and return it, ready to use, in evaluation mode."""
+        for name, value in self.unflatten(weights).items():
+            self.module.get_parameter(name).copy_(value)
+        self._training = False
+        return self.module.eval()
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Network:
+        """Move the module in place; returns self."""
+        self.module.to(device=device, dtype=dtype)
+        return self
+
+
+def outputs_for(classes: int) -> int:
+    """Number of logits for a number of classes: two classes share one."""
+    return 1 if classes == 2 else classes
+
+
+def build(arch: str, input_shape: tuple[int, ...], classes: int, arguments: Mapping[str, Any] | None = None) -> Network:
+    """Build a network for inputs of `input_shape` (without the batch axis) and `classes` classes.
+
+    Args:
+        arch: a name from `ARCHITECTURES`, or the dotted path `package.module:factory` of any callable that returns an
+            `nn.Module`. The factory is given `input_shape` and `outputs` where it has parameters so named.
+        arguments: further keyword arguments of the factory.
+
+    Raises:
+        RequestError: unknown or unimportable `arch`, arguments it does not take, or shapes that clash with the data.
+
+    """
+    factory = ARCHITECTURES.get(arch) or _import(arch)
+    wanted = {"input_shape": input_shape, "outputs": outputs_for(classes)}
+    try:
+        accepted = inspect.signature(factory).parameters
+        given = {key: value for key, value in wanted.items() if key in accepted} | dict(arguments or {})
+        # A module draws its first weights from torch's global generator: lend it a seed, and give it back as it was.
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            module = factory(**given)
+    except (TypeError, ValueError) as error:
+        raise RequestError(
+            "network.args", dict(arguments or {}), f"{arch} does not take these: {_line(error)}"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise RequestError(
+            "arch", arch, f"a factory must return a torch.nn.Module, this returned {type(module).__name__}"
+        )
+    network = Network(module)
+    _check(arch, network, input_shape, classes)
+    return network
+
+
+def _import(arch: str) -> Callable[..., nn.Module]:
+    package, colon, name = arch.partition(":")
+    if not colon:
+        raise RequestError("arch", arch, f"choose one of {', '.join(ARCHITECTURES)}, or package.module:factory")
+    try:
+        factory = getattr(importlib.import_module(package), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RequestError("arch", arch, f"it could not be imported: {_line(error)}") from error
+    if not callable(factory):
+        raise RequestError("arch", arch, "it is not callable")
+    return factory  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _check(arch: str, network: Network, input_shape: tuple[int, ...], classes: int) -> None:
+    try:
+        weights = network.flatten()
+        logits = network(weights, torch.zeros((2, *input_shape), dtype=weights.dtype, device=weights.device))
+    except RuntimeError as error:
+        raise RequestError("arch", arch, f"it does not take inputs of shape {input_shape}: {_line(error)}") from error
+    allowed = {classes, outputs_for(classes)}
+    if logits.dim() != 2 or logits.shape[0] != 2 or logits.shape[1] not in allowed:
+        expected = " or ".join(str(k) for k in sorted(allowed))
+        raise RequestError(
+            "arch",
+            arch,
+            f"for {classes} classes it must give [N, {expected}] logits, it gave {list(logits.shape)} for N = 2",
+        )
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
