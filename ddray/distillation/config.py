@@ -1,0 +1,241 @@
+"""The settings of one distillation: small frozen records, validated once, addressed by dotted keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ddray.errors import RequestError
+from ddray.networks import Law
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool | str):  # pydantic would read true as 1 and "1" as 1
+        raise ValueError("a number")
+    return value
+
+
+Number = BeforeValidator(_number)
+Positive = Annotated[float, Number, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Finite = Annotated[float, Number, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Count = Annotated[int, Number, Field(ge=1, le=10_000_000)]
+Few = Annotated[int, Number, Field(ge=1, le=10_000)]
+
+
+class Record(BaseModel):
+    """A frozen group of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Record):
+    """How real examples are presented to the outer loss."""
+
+    augment: bool = True  # use the dataset's own augmentation, where it has one
+
+
+class NetworkConfig(Record):
+    """Which networks the set is learned for."""
+
+    source: Literal["random", "fixed"] = "random"
+    law: Law = "xavier"
+    gain: Positive = 1.0
+    starts: Annotated[int, Number, Field(ge=1, le=1000)] = 1  # fixed: how many known starts, kept in the artefact
+    args: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _starts_are_known(self) -> NetworkConfig:
+        if self.source == "random" and self.starts != 1:
+            raise ValueError("network.starts is for network.source 'fixed'; use outer.networks for random networks")
+        return self
+
+
+class SyntheticConfig(Record):
+    """The synthetic examples: S distinct minibatches (steps), each used once in every one of E passes (epochs)."""
+
+    steps: Few = 10
+    epochs: Few = 3
+    lr: Positive = 0.02  # where every inner learning rate starts
+    samples_per_class: Few = 1
+    classes: Annotated[int | tuple[int, ...] | None, Number] = None  # the first n classes, or these; None: all that the dataset has
+    init: Literal["normal", "real"] = "normal"  # standard normal in normalised space, or training examples
+    learn: bool = True
+
+
+class LabelsConfig(Record):
+    """Where labels start and whether they are learned."""
+
+    init: Literal["one_hot", "smoothed", "normal", "uniform", "zeros", "ones", "bernoulli", "orthogonal"] = "one_hot"
+    smoothing: Annotated[float, Number, Field(ge=0, lt=1)] = 0.1  # for smoothed: the share spread over all classes
+    learn: bool = True
+    softmax: bool = False  # the learned numbers pass through a softmax on their way to the loss
+    scale: Finite = 1.0
+    shift: Finite = 0.0
+    shift_first: bool = True  # (label + shift) * scale, else label * scale + shift
+
+
+class InnerConfig(Record):
+    """The optimiser that a network is trained with on the set: full batches of a step, one learned rate per step."""
+
+    optimiser: Literal["sgd"] = "sgd"
+
+
+class OuterConfig(Record):
+    """The optimiser of the set itself: Adam on inputs, labels and raw learning rates."""
+
+    steps: Count = 1000
+    lr: Positive = 0.01
+    beta1: Annotated[float, Number, Field(ge=0, lt=1)] = 0.5
+    beta2: Annotated[float, Number, Field(ge=0, lt=1)] = 0.999
+    label_lr: Positive = 1.0  # factor on lr for labels
+    rate_lr: Positive = 1.0  # factor on lr for learning rates
+    decay: Literal["none", "step", "cosine"] = "cosine"
+    decay_every: Count = 400  # step decay: outer steps between two cuts …
+    decay_factor: Annotated[float, Number, Field(gt=0, le=1)] = 0.5  # … by this factor
+    clip: Positive | None = 5.0  # largest norm of the whole outer gradient
+    batch: Count = 1024  # real examples per outer step
+    networks: Annotated[int, Number, Field(ge=1, le=1000)] = 1  # networks per outer step, their gradients averaged
+    score_every: Count = 100  # outer steps between two looks at the validation split
+
+
+class ObjectiveConfig(Record):
+    """What the outer loss asks of a trained network."""
+
+    kind: Literal["classification"] = "classification"
+
+
+class DistillConfig(Record):
+    """Everything that decides what one distillation computes, apart from its data, architecture and seed."""
+
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    synthetic: SyntheticConfig = SyntheticConfig()
+    labels: LabelsConfig = LabelsConfig()
+    inner: InnerConfig = InnerConfig()
+    outer: OuterConfig = OuterConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> DistillConfig:
+        """Build from dotted keys: `{"synthetic.steps": 1, "outer.lr": 0.02}`; keys not named keep their defaults.
+
+        Raises:
+            RequestError: an unknown key, or a value of the wrong kind or outside its range.
+
+        """
+        return parse(cls, nest(values, cls))
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting under its dotted key."""
+        return flatten(self)
+
+    @property
+    def inner_steps(self) -> int:
+        """T = S · E."""
+        return self.synthetic.steps * self.synthetic.epochs
+
+    def class_ids(self, classes: int) -> tuple[int, ...]:
+        """The classes that have synthetic examples, of a dataset with `classes` classes.
+
+        Raises:
+            RequestError: `synthetic.classes` names none, one twice, or one that the dataset lacks.
+
+        """
+        chosen = self.synthetic.classes
+        ids = tuple(range(classes)) if chosen is None else tuple(range(chosen)) if isinstance(chosen, int) else chosen
+        if not ids or len(set(ids)) != len(ids) or not set(ids) <= set(range(classes)):
+            raise RequestError(
+                "synthetic.classes", chosen, f"1 to {classes} classes, or distinct ones of 0 to {classes - 1}"
+            )
+        return ids
+
+    def stored_samples(self, classes: int) -> int:
+        """Examples in the file, for a dataset of `classes` classes."""
+        return self.synthetic.steps * len(self.class_ids(classes)) * self.synthetic.samples_per_class
+
+    def step_order(self) -> list[int]:
+        """The minibatch [0, S) that each of the T inner steps trains on."""
+        return [step for _ in range(self.synthetic.epochs) for step in range(self.synthetic.steps)]
+
+
+class EngineConfig(Record):
+    """How the same numbers are computed; never searched, written down beside every result."""
+
+    device: str = "auto"
+    threads: Annotated[int, Number, Field(ge=0, le=1024)] = 0  # CPU threads of torch; 0: leave as it is
+    adjoint: Literal["recompute", "full"] = "recompute"
+
+
+def parse(model: type[M], values: Mapping[str, Any], prefix: str = "") -> M:
+    """Validate `values` as `model`, turning the first complaint into a one-line RequestError under its dotted key."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as invalid:
+        error = invalid.errors(include_url=False)[0]
+        key = prefix + ".".join(str(part) for part in error["loc"])
+        allowed = str(error["msg"]).removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            allowed = f"there is no such key; known here: {', '.join(sorted(model.model_fields))}"
+        raise RequestError(key or model.__name__, error["input"], allowed) from None
+
+
+def nest(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Dotted keys of `model` as nested dictionaries; an unknown key is a RequestError that lists its neighbours."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        group, _, name = key.partition(".")
+        record = _records(model).get(group)
+        if record is None:
+            raise RequestError(key, value, f"there is no such key; groups: {', '.join(_records(model))}")
+        known = record.model_fields
+        head, _, rest = name.partition(".")
+        if head not in known or (rest and head != "args"):
+            raise RequestError(key, value, f"there is no such key; known: {', '.join(f'{group}.{k}' for k in known)}")
+        fields = nested.setdefault(group, {})
+        if rest:
+            inner = fields.setdefault(head, {})
+            if not isinstance(inner, dict):
+                raise RequestError(f"{group}.{head}", inner, "a mapping of arguments")
+            fields[head] = {**inner, rest: value}
+        else:
+            fields[head] = {**value, **fields.get(head, {})} if isinstance(value, dict) else value
+    return nested
+
+
+def flatten(record: BaseModel) -> dict[str, Any]:
+    """The fields of a record of records under dotted keys."""
+    return {
+        f"{group}.{key}": value
+        for group, fields in record.model_dump(mode="json").items()
+        for key, value in fields.items()
+    }
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """One `KEY=VALUE` of a command line; VALUE is JSON or Python's True, False, None, else a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RequestError("--set", text, "KEY=VALUE, for example synthetic.steps=1")
+    key, value = key.strip(), value.strip()
+    if value in _PYTHON_WORDS:
+        return key, _PYTHON_WORDS[value]
+    try:
+        return key, json.loads(value)
+    except (ValueError, RecursionError):  # not JSON, or numbers and brackets beyond what Python reads
+        return key, value
+
+
+_PYTHON_WORDS = {"True": True, "False": False, "None": None}
+
+
+def _records(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    return {
+        name: field.annotation
+        for name, field in model.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }

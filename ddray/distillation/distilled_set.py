@@ -1,0 +1,296 @@
+"""The finished artefact: a handful of synthetic examples and all that is needed to train on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as write_tensors
+from torch import Tensor, nn
+
+from ddray.data import Dataset
+from ddray.data import load as load_dataset
+from ddray.distillation.evaluate import (
+    Judge,
+    Protocol,
+    Score,
+    SplitName,
+    constant_rates,
+    starts_to_score,
+    train_as_distilled,
+)
+from ddray.distillation.manifest import FORMAT, DatasetRecord, Manifest, checksum, seal
+from ddray.distillation.streams import generator
+from ddray.distillation.unroll import Synthetic
+from ddray.errors import RequestError
+from ddray.networks import ARCHITECTURES, Network, build
+
+TENSORS, MANIFEST = "distilled.safetensors", "manifest.json"
+
+
+@dataclass(frozen=True)
+class DistilledSet:
+    """Synthetic inputs, labels and learning rates.
+
+    Attributes:
+        inputs: [S, n, ...] in normalised space, S minibatches of n samples.
+        labels: [S, n, width] targets as the loss sees them.
+        rates: [T] positive learning rates, one for each inner step.
+        known: [starts, P] initial weights of a `fixed` network source, else None.
+        manifest: everything else.
+
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    rates: Tensor
+    known: Tensor | None
+    manifest: Manifest
+
+    @property
+    def stored_samples(self) -> int:
+        """Examples in the file: the budget that users compare by."""
+        return self.inputs.shape[0] * self.inputs.shape[1]
+
+    @property
+    def synthetic(self) -> Synthetic:
+        """The tensors as the inner loop takes them."""
+        return Synthetic(self.inputs, self.labels, self.rates)
+
+    def save(self, directory: Path | str) -> Path:
+        """Write `distilled.safetensors` and `manifest.json` into `directory`, whole or not at all.
+
+        Raises:
+            RequestError: the directory exists and holds something other than a distilled set.
+
+        """
+        directory = Path(directory)
+        refuse_foreign(directory)
+        tensors = {"inputs": self.inputs, "labels": self.labels, "rates": self.rates}
+        if self.known is not None:
+            tensors["known"] = self.known
+        data = write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        try:
+            (temporary / TENSORS).write_bytes(data)
+            (temporary / MANIFEST).write_text(_text(seal(self.manifest, data)), encoding="utf-8")
+            temporary.chmod(0o755)
+            if directory.exists():
+                shutil.rmtree(directory)
+            temporary.rename(directory)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return directory
+
+    def build_network(self, network: nn.Module | None = None) -> Network:
+        """The network that the manifest names, if it is one of ours, or the one given, checked against its shapes."""
+        record = self.manifest.network
+        if network is not None:
+            built = Network(network)
+        elif record.arch in ARCHITECTURES:
+            built = build(
+                record.arch, self.manifest.dataset.input_shape, len(self.manifest.dataset.class_names), record.args
+            )
+        else:
+            raise RequestError("network", None, f"the set is for {record.arch}, which is not ours: pass the module in")
+        if self.known is not None and built.shapes != record.shapes:
+            raise RequestError(
+                "network", type(built.module).__name__, "its weights have other shapes than the set's known start"
+            )
+        return built.to(self.inputs.device)
+
+    def train(
+        self, seed: int = 0, network: nn.Module | None = None, *, rate: float | None = None, epochs: int | None = None
+    ) -> nn.Module:
+        """Train a network on the set, as distilled, and return it in evaluation mode.
+
+        Args:
+            seed: decides the fresh weights of a `random` source, or which of the known starts is taken.
+            network: a module to train in place of the one that the manifest names; its weights are drawn anew.
+            rate: one learning rate for all steps in place of the recorded ones.
+            epochs: passes over the set in place of the recorded number; needs `rate`.
+
+        Raises:
+            RequestError: the network is not ours and was not passed in, or its shapes clash.
+
+        """
+        built = self.build_network(network)
+        record = self.manifest.network
+        if self.known is not None:
+            start = self.known[seed % len(self.known)]
+        else:
+            start = built.draw(record.law, record.gain, generator("train", seed))
+        synthetic, order = self.schedule(rate, epochs)
+        return built.install(train_as_distilled(built, start, synthetic, order))
+
+    def schedule(self, rate: float | None = None, epochs: int | None = None) -> tuple[Synthetic, tuple[int, ...]]:
+        """The set and its step order, as recorded or with another constant rate and number of epochs.
+
+        Raises:
+            RequestError: other epochs than recorded, without a rate for their steps.
+
+        """
+        order = self.manifest.step_order
+        if epochs is not None and epochs != len(order) // len(self.inputs):
+            if epochs < 1:
+                raise RequestError("epochs", epochs, "at least 1")
+            if rate is None:
+                raise RequestError(
+                    "epochs", epochs, f"the set records rates for {len(order)} steps: give a rate as well"
+                )
+            order = tuple(range(len(self.inputs))) * epochs
+        if rate is None:
+            return self.synthetic, order
+        if not 0 < rate < float("inf"):
+            raise RequestError("rate", rate, "a positive number")
+        return replace(self.synthetic, rates=constant_rates(rate, len(order), self.rates)), order
+
+    def evaluate(
+        self,
+        nets: int | None = None,
+        split: SplitName = "validation",
+        *,
+        dataset: Dataset | None = None,
+        data: Path | None = None,
+        network: nn.Module | None = None,
+        protocol: Protocol = "as-distilled",
+        rate: float | None = None,
+        epochs: int | None = None,
+    ) -> Score:
+        """Score the set: train networks on it and count what they get right.
+
+        Args:
+            nets: fresh networks, 20 if not given; a set for known networks has as many as it has starts.
+            split: "validation" or "test".
+            dataset: the real data; loaded by name if not given, from `data` if that is given.
+            network: a module to train in place of the one that the manifest names.
+            protocol: "as-distilled" replays the recorded steps and rates; "retrain" is ordinary SGD on the samples.
+            rate: with "as-distilled", one rate for all steps in place of the recorded ones.
+            epochs: with "as-distilled" and `rate`, other passes over the set than recorded.
+
+        Raises:
+            RequestError: data other than the set was made from, or more networks than there are known starts.
+
+        """
+        real = dataset or load_dataset(self.manifest.dataset.name, data)
+        check_same_data(self.manifest.dataset, real)
+        built = self.build_network(network)
+        count = self.networks_to_score(nets)
+        config = self.manifest.distill_config.network
+        synthetic, order = self.schedule(rate, epochs)
+        starts = starts_to_score(built, config, self.known, "C", count)
+        return Judge(real.to(self.inputs.device), split).score(built, starts, synthetic, order, protocol)
+
+    def networks_to_score(self, nets: int | None) -> int:
+        """The number of networks of a score; refuses to draw more than a known source has."""
+        if self.known is None:
+            if nets is not None and nets < 1:
+                raise RequestError("nets", nets, "at least 1")
+            return nets or 20
+        if nets is not None and nets != len(self.known):
+            allowed = f"the set is for {len(self.known)} known network(s); leave it out"
+            raise RequestError("nets", nets, allowed)
+        return len(self.known)
+
+    def preview(self, file: Path | str) -> Path:
+        """Draw the synthetic examples with their labels into `file` (.png, .pdf, .svg)."""
+        from ddray.distillation.preview import draw
+
+        return draw(self, Path(file))
+
+
+def load(directory: Path | str) -> DistilledSet:
+    """Read a distilled set from the directory that `save` wrote. Nothing that a manifest names is imported.
+
+    Raises:
+        RequestError: not a distilled set; truncated, altered, or of a newer format.
+
+    """
+    directory = Path(directory)
+    try:
+        data = (directory / TENSORS).read_bytes()
+        text = (directory / MANIFEST).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError("set", str(directory), f"not a distilled set: {_reason(error)}") from None
+    fields = _fields(directory, text)
+    if fields.get("sha256") != checksum(fields, data):
+        raise RequestError("set", str(directory), "its checksum does not match: the files were truncated or altered")
+    try:
+        manifest = Manifest.model_validate(fields)
+        tensors = read_tensors(data)
+        _check_tensors(manifest, tensors)
+    except (ValidationError, SafetensorError, KeyError, ValueError) as error:
+        raise RequestError("set", str(directory), f"not a distilled set: {_reason(error)}") from None
+    return DistilledSet(tensors["inputs"], tensors["labels"], tensors["rates"], tensors.get("known"), manifest)
+
+
+def stamp(directory: Path, manifest: Manifest) -> None:
+    """Replace the manifest of a saved set, for example to record a further score; the tensors stay."""
+    data = (directory / TENSORS).read_bytes()
+    handle, name = tempfile.mkstemp(prefix=f".{MANIFEST}-", dir=directory)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(_text(seal(manifest, data)))
+    Path(name).chmod(0o644)
+    Path(name).replace(directory / MANIFEST)
+
+
+def check_same_data(record: DatasetRecord, dataset: Dataset) -> None:
+    """Refuse data whose splits are not, byte for byte, those that a set was made from."""
+    for split, digest in record.digests.items():
+        if dataset.digests()[split] != digest:
+            raise RequestError("dataset", dataset.name, f"its {split} split is not the one this set was made from")
+
+
+def _fields(directory: Path, text: str) -> dict[str, object]:
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RequestError("set", str(directory), f"its manifest is damaged: {error}") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
+        raise RequestError("set", str(directory), "its manifest has no format number")
+    if fields["format"] > FORMAT:
+        raise RequestError("set", str(directory), f"format {fields['format']} is newer than {FORMAT}: update ddray")
+    return fields
+
+
+def _check_tensors(manifest: Manifest, tensors: dict[str, Tensor]) -> None:
+    inputs, labels, rates = tensors["inputs"], tensors["labels"], tensors["rates"]
+    steps, samples = len(inputs), len(manifest.sample_classes)
+    expected = [
+        (inputs, (steps, samples, *manifest.dataset.input_shape)),
+        (labels, (steps, samples, manifest.network.outputs)),
+        (rates, (len(manifest.step_order),)),
+    ]
+    if any(tuple(tensor.shape) != shape for tensor, shape in expected) or max(manifest.step_order) >= steps:
+        raise ValueError("tensors and manifest disagree about shapes")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise ValueError("a tensor holds numbers that are not finite")
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Refuse to save where something other than a distilled set lies."""
+    if directory.is_dir() and not any(directory.iterdir()):
+        return
+    if directory.exists() and not (directory / MANIFEST).is_file():
+        raise RequestError("--out", str(directory), "it exists and is not a distilled set; name a new directory")
+
+
+def _text(manifest: Manifest) -> str:
+    return json.dumps(manifest.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,257 @@
+"""The outer loop: improve the set by the gradient through the inner loop, one resumable step at a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddray.data import Dataset
+from ddray.distillation.config import DistillConfig, EngineConfig, OuterConfig
+from ddray.distillation.evaluate import Judge, Score, known_starts, starts_to_score
+from ddray.distillation.labels import initial_labels, sample_classes
+from ddray.distillation.real import RealBatches, real_samples
+from ddray.distillation.streams import NETWORKS, NetworkSet, generator, seed_of
+from ddray.distillation.unroll import ADJOINTS, Synthetic
+from ddray.errors import Diverged, RequestError
+from ddray.networks import Network, build
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best set seen so far: the outer step it was seen after, its score on networks A, and its raw tensors."""
+
+    step: int
+    score: float
+    raw: dict[str, Tensor]
+
+
+class Distiller:
+    """One distillation, advanced step by step.
+
+    Everything random follows from (seed, purpose, step), so a distiller restored from `state_dict` goes on exactly as one
+    that was never interrupted: bit for bit on a CPU.
+
+    Args:
+        dataset: its training split teaches, its validation split chooses; the test split is not looked at.
+        arch: the architecture's name or dotted path (see `ddray.networks.build`).
+        config: what to compute.
+        seed: decides the initial set, the known networks, the fresh networks and the order of real examples.
+        engine: how to compute it.
+
+    Attributes:
+        step: outer steps done.
+        best: the best set seen by `score`, or None.
+        loss: outer loss of the last step, averaged over its networks.
+
+    """
+
+    def __init__(
+        self, dataset: Dataset, arch: str, config: DistillConfig, *, seed: int = 0, engine: EngineConfig | None = None
+    ) -> None:
+        self.config, self.arch, self.seed, self.engine = config, arch, seed, engine or EngineConfig()
+        self.device = torch.device(resolve_device(self.engine.device))
+        if self.engine.threads:
+            torch.set_num_threads(self.engine.threads)
+        self.dataset = dataset.to(self.device)
+        self.network, self.outputs = check_problem(dataset, arch, config)
+        self.network.to(self.device)
+        self.classes = sample_classes(config.class_ids(dataset.classes), config.synthetic.samples_per_class)
+        self.order = config.step_order()
+        self.known = known_starts(self.network, config.network, seed)
+        self.batches = RealBatches(self.dataset, config.outer.batch, config.data.augment, seed)
+        self._raw = self._initial()
+        self._optimiser = self._make_optimiser()
+        self._judge: Judge | None = None
+        self.step = 0
+        self.loss = math.nan
+        self.best: Best | None = None
+
+    def synthetic(self) -> Synthetic:
+        """The set as it is now, as the inner loop sees it."""
+        return materialise(self._raw, self.config)
+
+    def advance(self, steps: int = 1) -> None:
+        """Take `steps` outer steps.
+
+        Raises:
+            Diverged: a loss, gradient or weight is no longer finite; the set stays as it was before that step.
+
+        """
+        for _ in range(steps):
+            self._outer_step()
+
+    def _outer_step(self) -> None:
+        outer, synthetic = self.config.outer, self.synthetic()
+        batch = self.batches.at(self.step)
+        differentiate = ADJOINTS[self.engine.adjoint]
+        seen = Synthetic(synthetic.inputs.detach(), synthetic.labels.detach(), synthetic.rates.detach())
+        totals, loss = [torch.zeros_like(t) for t in (seen.inputs, seen.labels, seen.rates)], 0.0
+        for index in range(outer.networks):
+            dropout = seed_of(self.seed, "dropout", self.step, index)
+            try:
+                value, slope = differentiate(self.network, self._start(index), seen, self.order, batch, dropout)
+            except Diverged as diverged:
+                raise Diverged(diverged.what, self.step, diverged.inner_step) from None
+            loss += value.item() / outer.networks
+            for total, part in zip(totals, (slope.inputs, slope.labels, slope.rates), strict=True):
+                total += part / outer.networks
+        self._require_finite(loss, totals)
+        self._update(synthetic, totals)
+        self.loss = loss
+        self.step += 1
+
+    def _start(self, index: int) -> Tensor:
+        """Initial weights of network `index` of this outer step."""
+        if self.known is not None:
+            return self.known[(self.step * self.config.outer.networks + index) % len(self.known)]
+        law = self.config.network
+        return self.network.draw(law.law, law.gain, generator(self.seed, "network", self.step, index))
+
+    def _require_finite(self, loss: float, gradients: list[Tensor]) -> None:
+        if not math.isfinite(loss):
+            raise Diverged("the outer loss", self.step)
+        for name, gradient in zip(("inputs", "labels", "learning rates"), gradients, strict=True):
+            if not bool(torch.isfinite(gradient).all()):
+                raise Diverged(f"the gradient of the {name}", self.step)
+
+    def _update(self, synthetic: Synthetic, gradients: list[Tensor]) -> None:
+        """Carry the gradients of what the loss sees back to the raw tensors, and let Adam step."""
+        outputs = (synthetic.inputs, synthetic.labels, synthetic.rates)
+        live = [(output, slope) for output, slope in zip(outputs, gradients, strict=True) if output.requires_grad]
+        self._optimiser.zero_grad()
+        torch.autograd.backward([output for output, _ in live], [slope for _, slope in live])
+        learned = [raw for raw in self._raw.values() if raw.requires_grad]
+        if self.config.outer.clip is not None:
+            torch.nn.utils.clip_grad_norm_(learned, self.config.outer.clip)
+        factor = decay(self.config.outer, self.step)
+        for group in self._optimiser.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self._optimiser.step()
+
+    def score(self) -> Score:
+        """Score the set as it is on the validation split with networks A, and remember it if it is the best so far."""
+        score = self.judge(self.synthetic_now(), "A")
+        if self.best is None or score.mean > self.best.score:
+            self.best = Best(self.step, score.mean, {name: raw.detach().clone() for name, raw in self._raw.items()})
+        return score
+
+    def judge(self, synthetic: Synthetic, networks: NetworkSet) -> Score:
+        """Score any set of this problem on the validation split with an evaluation set of networks."""
+        self._judge = self._judge or Judge(self.dataset, "validation")
+        starts = starts_to_score(self.network, self.config.network, self.known, networks, NETWORKS[networks])
+        return self._judge.score(self.network, starts, synthetic, self.order)
+
+    @torch.no_grad()
+    def synthetic_now(self) -> Synthetic:
+        """The set as it is now, detached."""
+        return materialise({name: raw.detach() for name, raw in self._raw.items()}, self.config)
+
+    @torch.no_grad()
+    def synthetic_best(self) -> Synthetic:
+        """The best set seen by `score`; the present one if there was no look yet."""
+        return self.synthetic_now() if self.best is None else materialise(self.best.raw, self.config)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on: tensors by name, and plain numbers."""
+        state: dict[str, Any] = {"step": self.step, "loss": self.loss}
+        state |= {f"raw.{name}": raw.detach() for name, raw in self._raw.items()}
+        for name, raw in self._raw.items():
+            state |= {f"adam.{name}.{key}": value for key, value in self._optimiser.state[raw].items()}
+        if self.best is not None:
+            state |= {"best.step": self.best.step, "best.score": self.best.score}
+            state |= {f"best.raw.{name}": raw for name, raw in self.best.raw.items()}
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the state of a distiller of the same problem, as given by `state_dict`."""
+        self.step, self.loss = int(state["step"]), float(state["loss"])
+        for name, raw in self._raw.items():
+            raw.copy_(state[f"raw.{name}"])
+            prefix = f"adam.{name}."
+            self._optimiser.state[raw] = {
+                key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)
+            }
+        self.best = None
+        if "best.step" in state:
+            best = {name: state[f"best.raw.{name}"].to(self.device) for name in self._raw}
+            self.best = Best(int(state["best.step"]), float(state["best.score"]), best)
+
+    def _initial(self) -> dict[str, Tensor]:
+        config, shape = self.config, (self.config.synthetic.steps, len(self.classes))
+        if config.synthetic.init == "real":
+            inputs = real_samples(self.dataset, self.classes, shape[0], generator(self.seed, "real inputs"))
+        else:
+            inputs = torch.randn(*shape, *self.dataset.input_shape, generator=generator(self.seed, "inputs"))
+        labels = initial_labels(config.labels, shape[0], self.classes, self.outputs, generator(self.seed, "labels"))
+        # The inverse of softplus, in the form that neither overflows nor cancels.
+        rate = torch.tensor(config.synthetic.lr, dtype=torch.float64)
+        rates = (rate + torch.log(-torch.expm1(-rate))).float().expand(len(self.order)).clone()
+        learned = {"inputs": config.synthetic.learn, "labels": config.labels.learn, "rates": True}
+        raw = {"inputs": inputs, "labels": labels, "rates": rates}
+        return {name: value.to(self.device).requires_grad_(learned[name]) for name, value in raw.items()}
+
+    def _make_optimiser(self) -> torch.optim.Adam:
+        outer = self.config.outer
+        factors = {"inputs": 1.0, "labels": outer.label_lr, "rates": outer.rate_lr}
+        groups = [
+            {"params": [raw], "base_lr": outer.lr * factors[name], "lr": outer.lr * factors[name]}
+            for name, raw in self._raw.items()
+            if raw.requires_grad
+        ]
+        return torch.optim.Adam(groups, betas=(outer.beta1, outer.beta2))
+
+
+def materialise(raw: dict[str, Tensor], config: DistillConfig) -> Synthetic:
+    """Raw tensors as the loss sees them: labels through the softmax if there is one, rates through softplus."""
+    labels = torch.softmax(raw["labels"], dim=-1) if config.labels.softmax else raw["labels"] * 1.0
+    return Synthetic(raw["inputs"] * 1.0, labels, torch.nn.functional.softplus(raw["rates"]))
+
+
+def decay(outer: OuterConfig, step: int) -> float:
+    """The factor on the outer learning rate at an outer step."""
+    match outer.decay:
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(step / outer.steps, 1.0)))
+        case "step":
+            return float(outer.decay_factor ** (step // outer.decay_every))
+        case "none":
+            return 1.0
+
+
+def resolve_device(device: str) -> str:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        RequestError: a device that torch does not know or this machine does not have.
+
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RequestError("engine.device", device, str(error).splitlines()[0]) from None
+    return device
+
+
+def check_problem(dataset: Dataset, arch: str, config: DistillConfig) -> tuple[Network, int]:
+    """The network, and its number of outputs, if dataset, architecture and settings go together.
+
+    Raises:
+        RequestError: the first setting that the dataset or the network cannot take.
+
+    """
+    network = build(arch, dataset.input_shape, dataset.classes, config.network.args)
+    with torch.no_grad():
+        outputs = int(network(network.flatten(), torch.zeros((2, *dataset.input_shape))).shape[1])
+    config.class_ids(dataset.classes)
+    if config.outer.batch > len(dataset.train):
+        raise RequestError("outer.batch", config.outer.batch, f"at most the {len(dataset.train)} training examples")
+    if config.labels.softmax and outputs == 1:
+        raise RequestError("labels.softmax", True, "one logit has no softmax; it is for three classes or more")
+    return network, outputs

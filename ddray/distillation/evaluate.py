@@ -1,0 +1,185 @@
+"""How good is a set: train networks on it, count what they get right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ddray.data import Dataset
+from ddray.distillation.config import NetworkConfig, Record
+from ddray.distillation.streams import NetworkSet, network_generator, seed_of
+from ddray.distillation.unroll import Synthetic, predictions, sgd_step, soft_loss
+from ddray.networks import Network
+
+Protocol = Literal["as-distilled", "retrain"]
+PROTOCOLS: tuple[Protocol, ...] = ("as-distilled", "retrain")
+RETRAINED = 5
+"""The most networks that are retrained: hundreds of epochs each, where a recorded schedule has a few steps."""
+SplitName = Literal["validation", "test"]
+_CHUNK = 512
+
+
+class Score(Record):
+    """The accuracy of networks trained on a set, each accuracy in [0, 1].
+
+    Several networks are told as mean ± std over networks. A single known network has one accuracy; its uncertainty is
+    over examples (Wilson's 95 % interval), and `std` is None.
+    """
+
+    protocol: Protocol
+    split: SplitName
+    mean: float
+    std: float | None
+    n: int
+    examples: int
+    accuracies: tuple[float, ...]
+    interval: tuple[float, float] | None = None
+    date: str
+
+    def __str__(self) -> str:
+        """One line, in per cent."""
+        what = f"{self.protocol}, {self.split}"
+        if self.std is not None:
+            return f"{100 * self.mean:.2f} ± {100 * self.std:.2f} % (n = {self.n} networks; {what})"
+        low, high = self.interval or (self.mean, self.mean)
+        return f"{100 * self.mean:.2f} % (one known network, 95 % interval {100 * low:.2f} to {100 * high:.2f}; {what})"
+
+
+def score_from(accuracies: Sequence[float], examples: int, protocol: Protocol, split: SplitName) -> Score:
+    """Summarise the accuracies of n networks on `examples` examples."""
+    n, mean = len(accuracies), sum(accuracies) / len(accuracies)
+    several = n > 1
+    std = math.sqrt(sum((a - mean) ** 2 for a in accuracies) / (n - 1)) if several else None
+    return Score(
+        protocol=protocol,
+        split=split,
+        mean=mean,
+        std=std,
+        n=n,
+        examples=examples,
+        accuracies=tuple(accuracies),
+        interval=None if several else wilson(mean, examples),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval for a share observed over n independent examples; z = 1.96 for 95 %."""
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def known_starts(network: Network, config: NetworkConfig, seed: int) -> Tensor | None:
+    """The weights [starts, P] that a `fixed` source begins from, decided by `seed`; None for a `random` source."""
+    if config.source == "random":
+        return None
+    return torch.stack([network.draw(config.law, config.gain, _known(seed, index)) for index in range(config.starts)])
+
+
+def starts_to_score(
+    network: Network, config: NetworkConfig, known: Tensor | None, networks: NetworkSet, n: int
+) -> Iterable[Tensor]:
+    """Initial weights [P] of the networks to score on: the known ones, or n of an evaluation set, drawn one by one."""
+    if known is not None:
+        return known.unbind()
+    return (network.draw(config.law, config.gain, network_generator(networks, index)) for index in range(n))
+
+
+@torch.no_grad()
+def train_as_distilled(network: Network, start: Tensor, synthetic: Synthetic, order: Sequence[int]) -> Tensor:
+    """The weights [P] after the recorded steps at the recorded rates."""
+    weights = start
+    for t, s in enumerate(order):
+        weights = sgd_step(network, weights, synthetic.inputs[s], synthetic.labels[s], synthetic.rates[t], t)
+    return weights
+
+
+def retrain(
+    network: Network, start: Tensor, synthetic: Synthetic, *, epochs: int = 300, lr: float = 0.01, batch: int = 256
+) -> Tensor:
+    """The weights [P] after ordinary training on the stored samples, their steps and rates forgotten.
+
+    SGD with momentum 0.9 and weight decay 5e-4, the rate cut by ten at half of the epochs (the protocol of Zhao et al.,
+    "Dataset Condensation with Gradient Matching", 2021); minibatches in a fixed shuffled order.
+    """
+    inputs, labels = synthetic.inputs.flatten(0, 1), synthetic.labels.flatten(0, 1)
+    weights = start.detach().clone().requires_grad_()
+    optimiser = torch.optim.SGD([weights], lr=lr, momentum=0.9, weight_decay=5e-4)
+    for epoch in range(epochs):
+        if epoch == epochs // 2:
+            optimiser.param_groups[0]["lr"] = lr / 10
+        shuffle = torch.Generator().manual_seed(seed_of("retrain", epoch))
+        for chosen in torch.randperm(len(inputs), generator=shuffle).to(inputs.device).split(batch):
+            optimiser.zero_grad()
+            loss = soft_loss(network(weights, inputs[chosen], seed=seed_of("retrain", epoch)), labels[chosen])
+            loss.backward()
+            optimiser.step()
+    return weights.detach()
+
+
+class Judge:
+    """One split of a dataset, normalised once, on which any number of networks are judged."""
+
+    def __init__(self, dataset: Dataset, split: SplitName) -> None:
+        self.split = split
+        part = dataset.split(split)
+        self.x, self.y = dataset.normalise(part.x), part.y
+
+    @torch.no_grad()
+    def accuracy(self, network: Network, weights: Tensor) -> float:
+        """The share of the split's examples that the network gets right; weights that are not finite get none."""
+        if not bool(torch.isfinite(weights).all()):
+            return 0.0
+        right: int = sum(
+            int((predictions(network(weights, x)) == y).sum())
+            for x, y in zip(self.x.split(_CHUNK), self.y.split(_CHUNK), strict=True)
+        )
+        return right / len(self.y)
+
+    def score(
+        self,
+        network: Network,
+        starts: Iterable[Tensor],
+        synthetic: Synthetic,
+        order: Sequence[int],
+        protocol: Protocol = "as-distilled",
+    ) -> Score:
+        """Train a network from each start on the set and summarise their accuracies."""
+        return judge_all([self], network, starts, synthetic, order, protocol)[0]
+
+
+def judge_all(
+    judges: Sequence[Judge],
+    network: Network,
+    starts: Iterable[Tensor],
+    synthetic: Synthetic,
+    order: Sequence[int],
+    protocol: Protocol = "as-distilled",
+) -> tuple[Score, ...]:
+    """Train a network from each start on the set, once, and summarise their accuracies on several splits."""
+    accuracies: list[list[float]] = [[] for _ in judges]
+    for start in starts:
+        if protocol == "as-distilled":
+            weights = train_as_distilled(network, start, synthetic, order)
+        else:
+            weights = retrain(network, start, synthetic)
+        for judge, found in zip(judges, accuracies, strict=True):
+            found.append(judge.accuracy(network, weights))
+    return tuple(
+        score_from(found, len(judge.y), protocol, judge.split) for judge, found in zip(judges, accuracies, strict=True)
+    )
+
+
+def _known(seed: int, index: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of(seed, "known network", index))
+
+
+def constant_rates(rate: float, steps: int, like: Tensor) -> Tensor:
+    """`steps` equal learning rates."""
+    return torch.full((steps,), rate, dtype=like.dtype, device=like.device)

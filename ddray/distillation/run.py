@@ -1,0 +1,135 @@
+"""One distillation from beginning to end, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddray.data import Dataset
+from ddray.data import load as load_dataset
+from ddray.distillation import state
+from ddray.distillation.config import DistillConfig, EngineConfig
+from ddray.distillation.distilled_set import DistilledSet
+from ddray.distillation.distiller import Distiller
+from ddray.distillation.evaluate import Score
+from ddray.distillation.manifest import DatasetRecord, Manifest, NetworkRecord, installed_versions, label_kind
+from ddray.errors import Diverged
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a running distillation reports after every look at the validation split."""
+
+    step: int
+    steps: int
+    loss: float
+    score: Score
+    best: float
+
+
+def distill(
+    dataset: str | Dataset,
+    arch: str,
+    config: Mapping[str, Any] | DistillConfig | None = None,
+    *,
+    seed: int = 0,
+    data: Path | None = None,
+    engine: EngineConfig | None = None,
+    checkpoint: Path | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> DistilledSet:
+    """Distil a dataset for an architecture: `ddray.distill("MNIST", "LeNet", {"synthetic.steps": 1}, seed=0)`.
+
+    The set is the best of those scored every `outer.score_every` steps on the validation split with networks A; the score
+    in its manifest is a new one, with networks B.
+
+    Args:
+        dataset: a name that `ddray.data.load` knows, or a Dataset.
+        arch: an architecture's name or dotted path.
+        config: dotted keys with their values, or a whole configuration.
+        seed: decides everything random.
+        data: where to look for the dataset's files.
+        engine: how to compute.
+        checkpoint: a file to resume from if it is there, and to save to after every look; removed at the end.
+        report: called after every look.
+
+    Raises:
+        RequestError: a setting that is not allowed, or that the dataset or network cannot take.
+        Diverged: a number stopped being finite before there was any look; after one, the best set is returned.
+
+    """
+    real = load_dataset(dataset, data) if isinstance(dataset, str) else dataset
+    settings = config if isinstance(config, DistillConfig) else DistillConfig.from_flat(config or {})
+    distiller = Distiller(real, arch, settings, seed=seed, engine=engine)
+    if checkpoint is not None and checkpoint.exists():
+        state.load(distiller, checkpoint)
+    try:
+        _run(distiller, checkpoint, report)
+    except Diverged:
+        if distiller.best is None:
+            raise
+    finished = finished_set(distiller)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return finished
+
+
+def _run(distiller: Distiller, checkpoint: Path | None, report: Callable[[Progress], None] | None) -> None:
+    outer = distiller.config.outer
+    while distiller.step < outer.steps:
+        distiller.advance(interval(distiller))
+        score = distiller.score()
+        if checkpoint is not None:
+            state.save(distiller, checkpoint)
+        if report is not None and distiller.best is not None:
+            report(Progress(distiller.step, outer.steps, distiller.loss, score, distiller.best.score))
+
+
+def interval(distiller: Distiller) -> int:
+    """Outer steps until the next look at the validation split."""
+    outer = distiller.config.outer
+    return min(outer.score_every - distiller.step % outer.score_every, outer.steps - distiller.step)
+
+
+def finished_set(distiller: Distiller) -> DistilledSet:
+    """The distiller's best set as an artefact, scored anew on the validation split with networks B."""
+    return artefact(distiller, (distiller.judge(distiller.synthetic_best(), "B"),))
+
+
+def artefact(distiller: Distiller, scores: tuple[Score, ...] = ()) -> DistilledSet:
+    """The distiller's best set, with all that is needed to train on it."""
+    synthetic = distiller.synthetic_best()
+    config, network = distiller.config, distiller.network
+    manifest = Manifest(
+        dataset=DatasetRecord.of(distiller.dataset),
+        network=NetworkRecord(
+            arch=distiller.arch,
+            args=config.network.args,
+            shapes=network.shapes,
+            outputs=distiller.outputs,
+            source=config.network.source,
+            law=config.network.law,
+            gain=config.network.gain,
+        ),
+        step_order=tuple(distiller.order),
+        sample_classes=tuple(distiller.classes.tolist()),
+        loss="binary" if distiller.outputs == 1 else "softmax",
+        label_kind=label_kind(config),
+        optimiser=config.inner.optimiser,
+        config=config.flat(),
+        engine=distiller.engine.model_dump(mode="json"),
+        seed=distiller.seed,
+        outer_step=distiller.best.step if distiller.best else distiller.step,
+        outer_steps=distiller.step,
+        scores=scores,
+        versions=installed_versions(),
+    )
+    return DistilledSet(
+        synthetic.inputs.detach().clone(),
+        synthetic.labels.detach().clone(),
+        synthetic.rates.detach().clone(),
+        None if distiller.known is None else distiller.known.clone(),
+        manifest,
+    )

@@ -1,0 +1,63 @@
+"""A distiller on disk: one safetensors file, whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as write_tensors
+
+from ddray.distillation.distiller import Distiller
+from ddray.errors import RequestError
+
+_FORMAT = "1"
+
+
+def save(distiller: Distiller, file: Path) -> None:
+    """Write the distiller's state to `file`, by way of a temporary name beside it."""
+    state = distiller.state_dict()
+    tensors = {name: value.cpu().contiguous() for name, value in state.items() if isinstance(value, torch.Tensor)}
+    numbers = {name: value for name, value in state.items() if not isinstance(value, torch.Tensor)}
+    data = write_tensors(tensors, {"format": _FORMAT, "numbers": json.dumps(numbers), "problem": problem(distiller)})
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+    with os.fdopen(handle, "wb") as target:
+        target.write(data)
+    Path(name).replace(file)
+
+
+def load(distiller: Distiller, file: Path) -> None:
+    """Take up the state in `file`, which must be of the same problem.
+
+    Raises:
+        RequestError: the file is damaged, or belongs to another configuration, seed, architecture or dataset.
+
+    """
+    try:
+        with safe_open(file, framework="pt") as source:
+            header = source.metadata() or {}
+            state: dict[str, Any] = {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise RequestError("checkpoint", str(file), f"it cannot be read: {error}") from None
+    if header.get("format") != _FORMAT or "numbers" not in header:
+        raise RequestError("checkpoint", str(file), "not a distiller's checkpoint of this version")
+    if header.get("problem") != problem(distiller):
+        raise RequestError("checkpoint", str(file), "it is of another configuration, seed, architecture or dataset")
+    distiller.load_state_dict(state | json.loads(header["numbers"]))
+
+
+def problem(distiller: Distiller) -> str:
+    """What a checkpoint belongs to, as canonical JSON."""
+    return json.dumps(
+        {
+            "config": distiller.config.flat(),
+            "seed": distiller.seed,
+            "arch": distiller.arch,
+            "data": distiller.dataset.digests(),
+        },
+        sort_keys=True,
+    )

@@ -1,0 +1,200 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ddray.distillation import DistilledSet, load
+from ddray.distillation.distilled_set import MANIFEST, TENSORS, refuse_foreign, stamp
+from ddray.distillation.run import artefact, finished_set
+from ddray.errors import RequestError
+
+from .problems import blobs, distiller, mlp
+
+DATA = blobs()
+
+
+def finished(**options: object) -> DistilledSet:
+    run = distiller(**options)  # type: ignore[arg-type]
+    run.advance(4)
+    run.score()
+    return finished_set(run)
+
+
+@pytest.fixture(scope="module")
+def made() -> DistilledSet:
+    return finished()
+
+
+@pytest.fixture(scope="module")
+def known() -> DistilledSet:
+    return finished(network__source="fixed")
+
+
+@pytest.mark.parametrize("kind", ["made", "known"])
+def test_round_trip(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    original: DistilledSet = request.getfixturevalue(kind)
+    found = load(original.save(tmp_path / "set"))
+    for name in ("inputs", "labels", "rates"):
+        assert torch.equal(getattr(found, name), getattr(original, name))
+    assert (found.known is None) == (kind == "made")
+    assert found.manifest.model_copy(update={"sha256": ""}) == original.manifest
+    assert sorted(p.name for p in (tmp_path / "set").iterdir()) == [TENSORS, MANIFEST]
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_saving_again_replaces(made: DistilledSet, known: DistilledSet, tmp_path: Path) -> None:
+    made.save(tmp_path / "set")
+    known.save(tmp_path / "set")
+    assert load(tmp_path / "set").known is not None
+
+
+def test_what_is_not_a_set_is_not_overwritten(made: DistilledSet, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(RequestError, match="not a distilled set"):
+        made.save(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
+    refuse_foreign(tmp_path / "new")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(file=st.sampled_from([TENSORS, MANIFEST]), position=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_any_altered_byte_is_refused(made: DistilledSet, tmp_path: Path, file: str, position: float, flip: int) -> None:
+    place = made.save(tmp_path / "set")
+    data = bytearray((place / file).read_bytes())
+    data[int(position * len(data))] ^= flip
+    (place / file).write_bytes(data)
+    before = json.loads(made_manifest(made))
+    try:
+        changed = json.loads(bytes(data)) if file == MANIFEST else None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        changed = None
+    if changed is not None and {**changed, "sha256": ""} == before:
+        return  # white space between fields says nothing
+    with pytest.raises(RequestError) as refusal:
+        load(place)
+    assert "\n" not in str(refusal.value)
+
+
+def made_manifest(made: DistilledSet) -> str:
+    return json.dumps(made.manifest.model_dump(mode="json"))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(file=st.sampled_from([TENSORS, MANIFEST]), keep=st.floats(0, 1, exclude_max=True))
+def test_any_truncation_is_refused(made: DistilledSet, tmp_path: Path, file: str, keep: float) -> None:
+    place = made.save(tmp_path / "set")
+    data = (place / file).read_bytes().rstrip()
+    (place / file).write_bytes(data[: int(keep * len(data))])
+    with pytest.raises(RequestError):
+        load(place)
+
+
+def edit(place: Path, change: Callable[[dict[str, object]], None]) -> None:
+    fields = json.loads((place / MANIFEST).read_text())
+    change(fields)
+    (place / MANIFEST).write_text(json.dumps(fields))
+
+
+def test_a_newer_format_is_refused_as_such(made: DistilledSet, tmp_path: Path) -> None:
+    place = made.save(tmp_path / "set")
+    edit(place, lambda fields: fields.update(format=2))
+    with pytest.raises(RequestError, match=r"format 2 is newer than 1: update ddray"):
+        load(place)
+
+
+def test_an_unknown_field_is_refused_even_with_a_good_checksum(made: DistilledSet, tmp_path: Path) -> None:
+    from ddray.distillation.manifest import checksum
+
+    place = made.save(tmp_path / "set")
+
+    def change(fields: dict[str, object]) -> None:
+        fields["pickle"] = "os.system"
+        fields["sha256"] = checksum(fields, (place / TENSORS).read_bytes())
+
+    edit(place, change)
+    with pytest.raises(RequestError, match="pickle"):
+        load(place)
+
+
+def test_a_missing_set(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="not a distilled set"):
+        load(tmp_path / "nowhere")
+
+
+def test_train_gives_the_network_that_the_score_counts(made: DistilledSet) -> None:
+    score = made.evaluate(3, dataset=DATA, network=mlp((1, 4, 4), 3))
+    network = made.train(seed=5, network=mlp((1, 4, 4), 3))
+    assert not network.training
+    logits = network(DATA.normalise(DATA.validation.x))
+    right = (logits.argmax(-1) == DATA.validation.y).float().mean().item()
+    assert right > 0.5
+    assert score.n == 3 and score.examples == len(DATA.validation)
+    again = made.train(seed=5, network=mlp((1, 4, 4), 3))
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+
+
+def test_loading_imports_nothing_that_a_manifest_names(made: DistilledSet, tmp_path: Path) -> None:
+    found = load(made.save(tmp_path / "set"))
+    with pytest.raises(RequestError, match="pass the module in"):
+        found.train()
+
+
+def test_a_known_start_is_trained_from(known: DistilledSet) -> None:
+    one, other = (known.train(seed=s, network=mlp((1, 4, 4), 3)) for s in (0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    with pytest.raises(RequestError, match="other shapes"):
+        known.train(network=mlp((1, 4, 4), 3, width=9))
+
+
+def test_a_known_network_has_one_accuracy_and_an_interval(known: DistilledSet) -> None:
+    score = known.evaluate(dataset=DATA, network=mlp((1, 4, 4), 3))
+    assert score.n == 1 and score.std is None and score.interval is not None
+    assert score.interval[0] < score.mean <= score.interval[1]
+    assert "±" not in str(score)
+    with pytest.raises(RequestError, match="nets: 5 is refused"):
+        known.evaluate(5, dataset=DATA, network=mlp((1, 4, 4), 3))
+
+
+def test_other_data_is_refused(made: DistilledSet) -> None:
+    with pytest.raises(RequestError, match="not the one this set was made from"):
+        made.evaluate(1, dataset=blobs(seed=9), network=mlp((1, 4, 4), 3))
+
+
+def test_other_rates_and_epochs(made: DistilledSet) -> None:
+    recorded, order = made.schedule()
+    assert len(order) == 4 and torch.equal(recorded.rates, made.rates)
+    fixed, longer = made.schedule(rate=0.25, epochs=5)
+    assert longer == (0, 1) * 5 and fixed.rates.tolist() == [0.25] * 10
+    with pytest.raises(RequestError, match="give a rate as well"):
+        made.schedule(epochs=5)
+    with pytest.raises(RequestError, match="positive"):
+        made.schedule(rate=float("nan"))
+
+
+def test_a_stamp_adds_a_score_and_keeps_the_tensors(made: DistilledSet, tmp_path: Path) -> None:
+    place = made.save(tmp_path / "set")
+    before = (place / TENSORS).read_bytes()
+    score = made.evaluate(2, "test", dataset=DATA, network=mlp((1, 4, 4), 3))
+    stamp(place, made.manifest.model_copy(update={"scores": (*made.manifest.scores, score)}))
+    found = load(place)
+    assert found.manifest.test_looks() == 1 and found.manifest.scores[-1] == score
+    assert (place / TENSORS).read_bytes() == before
+
+
+def test_a_preview_is_a_picture(made: DistilledSet, tmp_path: Path) -> None:
+    file = made.preview(tmp_path / "deep" / "picture.png")
+    assert file.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(RequestError, match=r"\.png"):
+        made.preview(tmp_path / "picture.doc")
+    assert [p.name for p in tmp_path.iterdir()] == ["deep"]
+
+
+def test_an_artefact_without_a_score_tells_no_maximum() -> None:
+    run = distiller()
+    run.advance(4)
+    run.score()
+    assert artefact(run).manifest.scores == ()

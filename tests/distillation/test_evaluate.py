@@ -1,0 +1,123 @@
+import pytest
+import torch
+
+from ddray.distillation.baselines import KINDS, RATES, choose, compare
+from ddray.distillation.evaluate import Judge, judge_all, retrain, score_from, starts_to_score, train_as_distilled, wilson
+from ddray.distillation.labels import sample_classes
+from ddray.distillation.real import RealBatches, class_averages, real_samples
+from ddray.distillation.streams import NETWORKS, generator, network_generator, seed_of
+from ddray.distillation.unroll import trajectory
+
+from .problems import blobs, distiller
+
+
+def test_the_three_sets_of_networks_are_disjoint_and_the_same_for_every_run() -> None:
+    draws = {
+        tuple(torch.randn(2, generator=network_generator(networks, index)).tolist())
+        for networks, count in NETWORKS.items()
+        for index in range(count)
+    }
+    assert len(draws) == sum(NETWORKS.values()) == 125
+    assert torch.equal(torch.randn(3, generator=network_generator("B", 4)), torch.randn(3, generator=network_generator("B", 4)))
+
+
+def test_streams_have_no_neighbours() -> None:
+    assert len({seed_of(seed, "network", step, 0) for seed in range(20) for step in range(20)}) == 400
+
+
+def test_a_score_over_networks_is_mean_and_std() -> None:
+    score = score_from([0.5, 0.7, 0.9], 100, "as-distilled", "validation")
+    assert (score.mean, score.n) == (pytest.approx(0.7), 3)
+    assert score.std == pytest.approx(0.2)
+    assert score.interval is None
+    assert "70.00 ± 20.00 %" in str(score)
+
+
+def test_wilson_contains_the_share_and_narrows() -> None:
+    assert wilson(0.96, 10_000) == pytest.approx((0.95598, 0.96366), abs=1e-4)
+    assert wilson(1.0, 10)[1] == 1.0 and wilson(0.0, 10)[0] == 0.0
+
+
+def test_training_as_distilled_is_the_end_of_the_trajectory() -> None:
+    run = distiller()
+    start = run.network.draw("xavier", 1.0, generator("here"))
+    states = trajectory(run.network, start, run.synthetic_now(), run.order, 0)
+    assert torch.equal(train_as_distilled(run.network, start, run.synthetic_now(), run.order), states[-1])
+    assert len(states) == len(run.order) + 1
+
+
+def test_judging_counts() -> None:
+    run, data = distiller(), blobs()
+    judge = Judge(data, "validation")
+    weights = run.network.draw("xavier", 1.0, generator("here"))
+    logits = run.network(weights, data.normalise(data.validation.x))
+    assert judge.accuracy(run.network, weights) == pytest.approx((logits.argmax(-1) == data.validation.y).float().mean().item())
+    assert judge.accuracy(run.network, weights * float("nan")) == 0.0
+
+
+def test_two_splits_are_judged_by_the_same_networks() -> None:
+    run, data = distiller(), blobs()
+    judges = [Judge(data, "validation"), Judge(data, "test")]
+    starts = list(starts_to_score(run.network, run.config.network, None, "A", 3))
+    both = judge_all(judges, run.network, starts, run.synthetic_now(), run.order)
+    assert [score.split for score in both] == ["validation", "test"]
+    alone = judges[1].score(run.network, starts, run.synthetic_now(), run.order)
+    assert both[1].accuracies == alone.accuracies
+
+
+def test_retraining_learns_from_real_samples_and_is_repeatable() -> None:
+    run, data = distiller(), blobs()
+    classes = sample_classes((0, 1, 2), 1)
+    real = run.synthetic_now()
+    real = type(real)(real_samples(data, classes, 2, generator("draw")), torch.eye(3).expand(2, 3, 3).contiguous(), real.rates)
+    start = run.network.draw("xavier", 1.0, generator("here"))
+    weights = retrain(run.network, start, real, epochs=40)
+    assert Judge(data, "validation").accuracy(run.network, weights) > 0.9
+    assert torch.equal(weights, retrain(run.network, start, real, epochs=40))
+
+
+@pytest.mark.parametrize("classes", [(0, 1, 2), (2, 0)])
+@pytest.mark.parametrize("per_class", [1, 2])
+def test_real_samples_are_of_the_class_that_the_label_names(classes: tuple[int, ...], per_class: int) -> None:
+    data, wanted = blobs(), sample_classes(classes, per_class)
+    samples = real_samples(data, wanted, 3, generator("draw"))
+    assert samples.shape == (3, len(wanted), 1, 4, 4)
+    everything = data.normalise(data.train.x)
+    chosen = [[int(torch.nonzero((everything == x).flatten(1).all(1))[0]) for x in step] for step in samples]
+    assert [[int(data.train.y[i]) for i in step] for step in chosen] == [wanted.tolist()] * 3
+    assert len({i for step in chosen for i in step}) == 3 * len(wanted)
+
+
+def test_a_class_with_too_few_examples_begins_again() -> None:
+    data = blobs(members=4)
+    samples = real_samples(data, sample_classes((1,), 5), 2, generator("draw"))
+    assert samples.shape[:2] == (2, 5)
+
+
+def test_averages_are_means_of_their_class() -> None:
+    data = blobs()
+    averages = class_averages(data, sample_classes((2, 1), 1), 2)
+    torch.testing.assert_close(averages[1, 0], data.normalise(data.train.x[data.train.y == 2]).mean(0))
+
+
+def test_batches_cover_an_epoch_without_repeats_and_do_not_depend_on_the_past() -> None:
+    data = blobs()
+    batches = RealBatches(data, 40, augment=False, seed=3)
+    per_epoch = len(data.train) // 40
+    seen = torch.cat([batches.at(step).x for step in range(per_epoch)]).flatten(1)
+    assert len(seen.unique(dim=0)) == 40 * per_epoch
+    assert torch.equal(RealBatches(data, 40, augment=False, seed=3).at(7).x, batches.at(7).x)
+    assert not torch.equal(batches.at(0).x, batches.at(per_epoch).x)
+
+
+def test_baselines_choose_their_rate_on_validation_and_report_all_splits() -> None:
+    run, data = distiller(), blobs()
+    judges = [Judge(data, "validation"), Judge(data, "test")]
+    results = compare(judges, data, run.config, run.network, 3, None, 4)
+    assert set(results) == set(KINDS)
+    for scores in results.values():
+        assert [s.split for s in scores] == ["validation", "test"]
+        assert scores[0].n == 4
+    chosen = choose("average", judges[0], data, run.config, run.network, 3, None)
+    assert chosen.rate in RATES
+    assert chosen.labels.argmax(-1).tolist() == [[0, 1, 2]] * 2
