@@ -1,0 +1,235 @@
+"""The command line: `ddray …`.
+
+Results go to standard output, progress and messages to standard error. Exit status: 0 done, 1 the work failed, 2 the
+request was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+
+from ddray import report
+from ddray.errors import Diverged, RequestError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Search, compare and keep distilled datasets.")
+
+Data = Annotated[Path | None, typer.Option("--data", envvar="DDRAY_DATA", help="where datasets lie; never written to")]
+Uri = Annotated[str | None, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="the MLflow record")]
+Assign = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting; may be repeated")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
+
+
+@app.command()
+def search(
+    space: Annotated[str, typer.Argument(help="a YAML file, or the stem of one in search_spaces/")] = "digits_lenet",
+    trials: Annotated[int | None, typer.Option(help="trials in all; more than before extends a resumed sweep")] = None,
+    name: Annotated[str | None, typer.Option(help="the sweep's name (default SPACE-DATE-4 hex)")] = None,
+    seed: Annotated[int | None, typer.Option(help="decides everything random (default 0)")] = None,
+    storage: Annotated[str, typer.Option(metavar="DIR", help="where sweeps are kept")] = "sweeps",
+    tracking_uri: Uri = None,
+    address: Annotated[
+        str | None, typer.Option(envvar="RAY_ADDRESS", help="a Ray cluster (default: this machine)")
+    ] = None,
+    cpus_per_trial: Annotated[float | None, typer.Option(help="CPU cores of one trial")] = None,
+    gpus_per_trial: Annotated[float | None, typer.Option(help="share of a GPU; 0.25 packs four on a card")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(help="trials at a time (default: as many as fit)")] = None,
+    time_budget: Annotated[str | None, typer.Option(metavar="30m", help="stop after so many s, m or h")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with a sweep")] = False,
+    assignments: Assign = None,
+    data: Data = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would run, and stop")] = False,
+) -> None:
+    """Run, resume or extend a sweep, and bring the best set home."""
+    from ddray.sweep import SweepRequest, prepare, run
+
+    request = SweepRequest(
+        space, trials, name, seed, storage, tracking_uri, address, cpus_per_trial, gpus_per_trial, max_concurrent,
+        None if time_budget is None else parse_duration(time_budget), resume, tuple(assignments or ()), data,
+    )  # fmt: skip
+    prepared = prepare(request)
+    if dry_run:
+        report.dry_run(prepared)
+        return
+    outcome = run(prepared)
+    report.outcome(outcome)
+    if outcome.winner is None:
+        raise typer.Exit(1)
+
+
+@app.command()
+def distill(
+    dataset: Annotated[str, typer.Option(help="a dataset's name, or an .npz file")],
+    arch: Annotated[str, typer.Option(help="an architecture's name, or package.module:factory")],
+    out: Annotated[Path, typer.Option(help="the directory to save the set in")],
+    assignments: Assign = None,
+    seed: Annotated[int, typer.Option(help="decides everything random")] = 0,
+    data: Data = None,
+) -> None:
+    """Make one distilled set, without Ray. Interrupted, the same command goes on where it stopped."""
+    from ddray.distillation import distill as distill_set
+    from ddray.distillation.config import parse_assignment
+    from ddray.distillation.distilled_set import refuse_foreign
+
+    refuse_foreign(out)
+    config = dict(parse_assignment(text) for text in assignments or ())
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    with report.DistillProgress() as progress:
+        distilled = distill_set(
+            dataset, arch, config, seed=seed, data=data, checkpoint=checkpoint, report=progress.show
+        )
+    distilled.save(out)
+    print(f"{distilled.stored_samples} samples saved in {out}")
+    print(distilled.manifest.scores[0])
+
+
+@app.command()
+def best(
+    dataset: Annotated[str, typer.Option(help="the dataset's name")],
+    arch: Annotated[str, typer.Option(help="the architecture's name")],
+    source: Annotated[str, typer.Option(help="random or fixed")] = "random",
+    max_samples: Annotated[int | None, typer.Option(help="the most stored samples")] = None,
+    out: Annotated[Path | None, typer.Option(help="copy it into this directory")] = None,
+    tracking_uri: Uri = None,
+) -> None:
+    """Fetch the best set of a dataset and an architecture."""
+    from ddray.tracking import default_tracking_uri, fetch
+
+    distilled, place = fetch(tracking_uri or default_tracking_uri(), dataset, arch, source, max_samples, out)
+    print(place)
+    for score in distilled.manifest.scores:
+        print(score, file=sys.stderr)
+
+
+@app.command()
+def leaderboard(
+    dataset: Annotated[str | None, typer.Option(help="only this dataset")] = None,
+    arch: Annotated[str | None, typer.Option(help="only this architecture")] = None,
+    tracking_uri: Uri = None,
+    as_json: Json = False,
+) -> None:
+    """Show the catalogue of confirmed sets, the best first."""
+    from ddray.tracking import default_tracking_uri
+    from ddray.tracking import leaderboard as rows
+
+    report.leaderboard(rows(tracking_uri or default_tracking_uri(), dataset, arch), as_json)
+
+
+@app.command()
+def evaluate(
+    set_: Annotated[str, typer.Argument(metavar="SET", help="a set's directory, or models:/NAME@best")],
+    arch: Annotated[str | None, typer.Option(help="train this architecture in place of the recorded one")] = None,
+    nets: Annotated[int | None, typer.Option(help="fresh networks (default 20)")] = None,
+    split: Annotated[
+        str, typer.Option(help="validation or test; a look at test is stamped into the set")
+    ] = "validation",
+    rates: Annotated[str | None, typer.Option(metavar="fixed:0.01", help="one rate for all steps")] = None,
+    epochs: Annotated[int | None, typer.Option(help="passes over the set; needs --rates")] = None,
+    baselines: Annotated[bool, typer.Option(help="score real samples of the same number as well")] = True,
+    data: Data = None,
+    tracking_uri: Uri = None,
+    as_json: Json = False,
+) -> None:
+    """Score a set on real data, as distilled and by ordinary retraining, beside real samples of the same number."""
+    from ddray.distillation.assess import assess
+    from ddray.tracking import default_tracking_uri, resolve
+
+    place = resolve(set_, tracking_uri or default_tracking_uri())
+    rate = None if rates is None else parse_rates(rates)
+    report.assessment(
+        assess(place, arch=arch, nets=nets, split=split, rate=rate, epochs=epochs, baselines=baselines, data=data),
+        as_json,
+    )
+
+
+@app.command()
+def preview(
+    set_: Annotated[str, typer.Argument(metavar="SET", help="a set's directory, or models:/NAME@best")],
+    out: Annotated[Path, typer.Option(help="the picture, .png, .pdf or .svg")] = Path("preview.png"),
+    tracking_uri: Uri = None,
+) -> None:
+    """Draw a set."""
+    from ddray.distillation import load
+    from ddray.tracking import default_tracking_uri, resolve
+
+    print(load(resolve(set_, tracking_uri or default_tracking_uri())).preview(out))
+
+
+@app.command()
+def datasets() -> None:
+    """List the datasets, and what each needs."""
+    from ddray.data import available
+
+    report.datasets(available())
+
+
+@app.command()
+def archs() -> None:
+    """List the architectures, and what each takes."""
+    from ddray.networks import ARCHITECTURES
+
+    report.archs(ARCHITECTURES)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90`, `90s`, `30m` or `1.5h`."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    try:
+        seconds = float(number) * unit
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise RequestError("--time-budget", text, "a positive time such as 90s, 30m or 1.5h")
+    return seconds
+
+
+def parse_rates(text: str) -> float:
+    """The rate of `fixed:0.01`."""
+    kind, _, number = text.partition(":")
+    try:
+        rate = float(number) if kind == "fixed" else 0.0
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise RequestError("--rates", text, "fixed: and a positive number, for example fixed:0.01")
+    return rate
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its status; a wrong request is one line, never a traceback."""
+    sys.exit(status(arguments))
+
+
+def status(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    try:
+        returned: Any = app(list(arguments) if arguments is not None else None, standalone_mode=False)
+    except RequestError as error:
+        return _complain(error, 2)
+    except click.UsageError as error:
+        return _complain(error.format_message(), 2)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except Diverged as error:
+        return _complain(error, 1)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted; the same command with --resume goes on (ddray distill: the same command)", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return returned if isinstance(returned, int) else 0
+
+
+def _complain(message: object, code: int) -> int:
+    Console(stderr=True, soft_wrap=True).print(
+        f"ddray: {' '.join(str(message).split())}", markup=False, highlight=False
+    )
+    return code

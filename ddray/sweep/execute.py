@@ -1,0 +1,134 @@
+"""Tune runs what the study lacks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from ddray.data import Dataset
+from ddray.distillation.config import EngineConfig
+from ddray.errors import RequestError
+from ddray.sweep.searcher import StudyScheduler, StudySearcher
+from ddray.sweep.study import SweepStudy
+from ddray.sweep.trial import CHECKPOINT, DistillTrial, TrialContext
+from ddray.sweep.watch import Watch
+
+_TRIES_AFTER_A_CRASH = 2
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where trials run, and what each occupies."""
+
+    address: str | None
+    resources: Mapping[str, float]  # {"CPU": …, "GPU": …} of one trial
+    max_concurrent: int | None
+
+
+def execute(
+    arch: str, engine: EngineConfig, dataset: Dataset, study: SweepStudy, directory: Path, cluster: Cluster, *,
+    target: int, time_budget: float | None, record: Callable[[int], None], import_paths: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Take up the study's unfinished trials and run new ones until it has `target`, or the time is over.
+
+    After a time budget, trials that still ran are ended as pruned with what they reported. Ctrl-C leaves them unfinished,
+    for `--resume`.
+
+    Raises:
+        KeyboardInterrupt: the user pressed Ctrl-C; all that was reported is in the study.
+        RequestError: the cluster cannot be reached, or no node of it has the resources of a trial.
+
+    """
+    unfinished = study.unfinished()
+    missing = max(target - len(study.counted()), 0)
+    if not unfinished and not missing:
+        return
+    _start_ray(cluster)
+    try:
+        searcher = StudySearcher(study, unfinished, lambda number: checkpoints(directory, number))
+        context = TrialContext(arch, engine, import_paths)
+        trainable = tune.with_resources(
+            tune.with_parameters(DistillTrial, dataset=dataset, context=context), dict(cluster.resources)
+        )
+        with Watch(searcher, target, record) as watch:
+            tuner = tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    metric="val_accuracy",
+                    mode="max",
+                    search_alg=searcher,
+                    scheduler=StudyScheduler(searcher),
+                    num_samples=len(unfinished) + missing,
+                    max_concurrent_trials=cluster.max_concurrent or _slots(cluster.resources),
+                    time_budget_s=time_budget,
+                    reuse_actors=True,
+                    trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:05d}",
+                ),
+                run_config=tune.RunConfig(
+                    name=_fresh_run(directory).name,
+                    storage_path=str(directory),
+                    callbacks=[watch],
+                    failure_config=tune.FailureConfig(max_failures=_TRIES_AFTER_A_CRASH),
+                    checkpoint_config=tune.CheckpointConfig(
+                        num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=True
+                    ),
+                    verbose=0,
+                ),
+            )
+            tuner.fit()
+        _close(study, searcher, time_budget is not None)
+    finally:
+        ray.shutdown()
+
+
+def checkpoints(directory: Path, number: int) -> list[Path]:
+    """The checkpoints of a trial over all runs of its sweep, the latest first; those that are not whole are left out."""
+    found = directory.glob(f"tune-*/trial-{number:05d}/checkpoint_*/{CHECKPOINT}")
+    return [file.parent for file in sorted(found, key=lambda file: (file.parts[-4], file.parts[-2]), reverse=True)]
+
+
+def _close(study: SweepStudy, searcher: StudySearcher, out_of_time: bool) -> None:
+    """End what Tune stopped without a word: at the end of a time budget, or, unfinished, at Ctrl-C."""
+    live = [number for number in searcher.numbers.values() if study.is_live(number)]
+    if live and not out_of_time:
+        raise KeyboardInterrupt
+    for number in live:
+        study.end(number, "pruned", note="the time budget was over")
+
+
+def _start_ray(cluster: Cluster) -> None:
+    # Tune's own result files repeat what the study has.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if cluster.address is None:
+            ray.init(address="local", include_dashboard=False, **options)
+        else:
+            ray.init(address=cluster.address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise RequestError(
+            "--address", cluster.address, f"a Ray cluster that can be reached: {str(error).splitlines()[0]}"
+        ) from None
+    if not _slots(cluster.resources):
+        have = {key: value for key, value in ray.cluster_resources().items() if key in ("CPU", "GPU")}
+        ray.shutdown()
+        raise RequestError("resources", dict(cluster.resources), f"a trial must fit in the cluster, which has {have}")
+
+
+def _slots(resources: Mapping[str, float]) -> int:
+    have = ray.cluster_resources()
+    return int(min(have.get(kind, 0.0) // need for kind, need in resources.items() if need > 0))
+
+
+def _fresh_run(directory: Path) -> Path:
+    """Every run of a sweep is a new Tune experiment: Tune overwrites an old one of the same name without a word."""
+    taken = [int(path.name.removeprefix("tune-")) for path in directory.glob("tune-*")]
+    return directory / f"tune-{max(taken, default=-1) + 1:04d}"

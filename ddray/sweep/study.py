@@ -1,0 +1,202 @@
+"""The Optuna study: the only memory of a sweep."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from ddray.distillation.config import DistillConfig
+from ddray.distillation.streams import seed_of
+from ddray.errors import RequestError
+from ddray.sweep.constraint import Problem
+from ddray.sweep.space import suggest
+from ddray.sweep.spec import SweepSpec
+
+End = Literal["finished", "pruned", "diverged", "failed", "rejected"]
+_MOST_REJECTIONS = 10_000
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial that is to run: its number in the study, its whole configuration and its seed."""
+
+    number: int
+    config: DistillConfig
+    seed: int
+
+
+class SweepStudy:
+    """A study with the words of a sweep: assign, report, end.
+
+    Ends in Optuna's words: finished is COMPLETE with the value of networks B; pruned is PRUNED; diverged is PRUNED with a
+    violated constraint, because TPE learns from those and never looks at FAIL; failed (crashed) is FAIL; rejected (a
+    suggestion that breaks a constraint, never started) is PRUNED with its violation.
+    """
+
+    def __init__(self, study: optuna.Study, spec: SweepSpec, problem: Problem, seed: int) -> None:
+        self.study, self.spec, self.problem, self.seed = study, spec, problem, seed
+        self._live: dict[int, Trial] = {}
+
+    def unfinished(self) -> list[int]:
+        """Numbers of trials that were started and not ended, and that this process does not run."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [trial.number for trial in running if trial.number not in self._live]
+
+    def counted(self) -> list[FrozenTrial]:
+        """The trials that were ever started: all but rejected suggestions."""
+        return [trial for trial in self.study.get_trials(deepcopy=False) if end_of(trial) != "rejected"]
+
+    def resume(self, number: int) -> Assignment | None:
+        """Take up an unfinished trial; None if it was killed before its suggestion was found to be allowed."""
+        frozen = self.study.get_trials(deepcopy=False)[number]
+        return self._assign(Trial(self.study, frozen._trial_id))
+
+    def assign(self) -> Assignment:
+        """Ask for the next trial. Suggestions that break a constraint are told as such and replaced.
+
+        Raises:
+            RequestError: so many suggestions in a row broke a constraint that the space as good as excludes itself.
+
+        """
+        for _ in range(_MOST_REJECTIONS):
+            # The suggestion depends on the study and on (sweep seed, trial number) alone: a resumed sweep goes on alike.
+            number = len(self.study.get_trials(deepcopy=False))
+            self.study.sampler = sampler(seed_of(self.seed, "suggestion", number))
+            assignment = self._assign(self.study.ask())
+            if assignment is not None:
+                return assignment
+        raise RequestError(
+            "constraints", list(self.spec.file.constraints), f"{_MOST_REJECTIONS} suggestions broke them"
+        )
+
+    def _assign(self, trial: Trial) -> Assignment | None:
+        config = self.spec.config(suggest(self.spec.parameters, self.spec.fixed, trial))
+        violations = {str(c.quantity): c.violation(config, self.problem) for c in self.spec.constraints}
+        for name, violation in {**violations, "finite": 0.0}.items():
+            trial.set_constraint(name, violation)
+        if any(violation > 0 for violation in violations.values()):
+            trial.set_user_attr("end", "rejected")
+            self.study.tell(trial, state=TrialState.PRUNED)
+            return None
+        self._live[trial.number] = trial
+        return Assignment(trial.number, config, seed_of(self.seed, "trial", trial.number) % 2**31)
+
+    def report(self, number: int, step: int, value: float, seconds: float) -> None:
+        """Record a look at the validation split; one that is known already (a step done again) changes nothing."""
+        trial = self._live[number]
+        if step not in self.study.get_trials(deepcopy=False)[number].intermediate_values:
+            trial.report(value, step)
+        trial.set_user_attr("seconds", seconds)
+
+    def is_live(self, number: int) -> bool:
+        """Whether this process runs the trial."""
+        return number in self._live
+
+    def should_stop(self, number: int) -> bool:
+        """Whether successive halving ends the trial at its last report."""
+        return self._live[number].should_prune()
+
+    def end(self, number: int, end: End, *, value: float | None = None, note: str = "") -> None:
+        """End a trial; one that has ended stays as it is."""
+        trial = self._live.pop(number, None)
+        if trial is None:
+            return
+        trial.set_user_attr("end", end)
+        if note:
+            trial.set_user_attr("note", note)
+        if end == "diverged":
+            trial.set_constraint("finite", 1.0)
+        states = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL}
+        with warnings.catch_warnings():
+            # Optuna says so when the last report lacks for a pruned trial: one that diverged before its first look.
+            self.study.tell(trial, value if end == "finished" else None, state=states.get(end, TrialState.PRUNED))
+
+    def best(self) -> FrozenTrial | None:
+        """The finished trial with the highest value; of equals, the first."""
+        finished = [trial for trial in self.counted() if trial.state == TrialState.COMPLETE]
+        return max(finished, key=lambda trial: (_value(trial), -trial.number), default=None)
+
+
+def open_study(
+    directory: Path, spec: SweepSpec, problem: Problem, seed: int, digests: Mapping[str, str], *, resume: bool
+) -> SweepStudy:
+    """Create the study of a new sweep in `directory`, or open that of an earlier one.
+
+    Raises:
+        RequestError: the sweep to resume has another space, seed or data.
+
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    identity = {"space": spec.identity(), "seed": seed, "data": dict(digests)}
+    study = optuna.create_study(
+        storage=f"sqlite:///{directory / 'study.db'}",
+        study_name=directory.name,
+        direction="maximize",
+        sampler=sampler(seed),
+        pruner=pruner(spec),
+        load_if_exists=resume,
+    )
+    known = study.user_attrs.get("identity")
+    if known is None:
+        study.set_user_attr("identity", json.loads(json.dumps(identity)))
+        study.set_user_attr("created", time.time())
+    else:
+        _refuse_changes(known, json.loads(json.dumps(identity)))
+    return SweepStudy(study, spec, problem, seed)
+
+
+def stored_identity(directory: Path) -> dict[str, Any]:
+    """What the study of an existing sweep says of itself, with `finished` beside it."""
+    study = optuna.load_study(study_name=directory.name, storage=f"sqlite:///{directory / 'study.db'}")
+    return {**study.user_attrs.get("identity", {}), "finished": bool(study.user_attrs.get("finished"))}
+
+
+def sampler(seed: int) -> optuna.samplers.BaseSampler:
+    """Grouped multivariate TPE (Bergstra et al., 2011; Falkner et al., 2018), which conditional parameters need."""
+    with warnings.catch_warnings():
+        # `group` is marked experimental in Optuna 5.0; it is the documented way to search conditional spaces jointly.
+        warnings.filterwarnings(
+            "ignore", message=r".*is an experimental feature", category=optuna.exceptions.ExperimentalWarning
+        )
+        return optuna.samplers.TPESampler(seed=seed % 2**31, multivariate=True, group=True)
+
+
+def pruner(spec: SweepSpec) -> optuna.pruners.BasePruner:
+    """Asynchronous successive halving (Li et al., 2018) over the reports in the study; its rungs are kept there."""
+    if spec.file.scheduler is None:
+        return optuna.pruners.NopPruner()
+    asha = spec.file.scheduler.asha
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=asha.grace_steps, reduction_factor=asha.reduction_factor)
+
+
+def end_of(trial: FrozenTrial) -> End | Literal["running"]:
+    """How a trial of the study ended."""
+    end: End | None = trial.user_attrs.get("end")
+    if trial.state.is_finished():
+        return end or ("finished" if trial.state == TrialState.COMPLETE else "failed")
+    return "running"
+
+
+def _value(trial: FrozenTrial) -> float:
+    return -math.inf if trial.value is None else trial.value
+
+
+def _refuse_changes(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    if known["data"] != given["data"]:
+        raise RequestError("--resume", "the dataset", "the data of the sweep; these splits have other digests")
+    if known["seed"] != given["seed"]:
+        raise RequestError("--seed", given["seed"], f"{known['seed']}, as the sweep began, or none")
+    for key, value in known["space"].items():
+        if given["space"].get(key) != value:
+            raise RequestError(
+                key, given["space"].get(key), f"a sweep is resumed with its own space, where it is {value!r}"
+            )

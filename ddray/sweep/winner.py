@@ -1,0 +1,96 @@
+"""A sweep's winner: confirmed with networks it was not chosen by, compared with real samples, tested once, registered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from optuna.trial import FrozenTrial
+
+from ddray.data import Dataset
+from ddray.distillation.baselines import compare
+from ddray.distillation.distilled_set import DistilledSet, load
+from ddray.distillation.evaluate import PROTOCOLS, RETRAINED, Judge, Score, judge_all, starts_to_score
+from ddray.distillation.streams import NETWORKS
+from ddray.sweep.execute import checkpoints
+from ddray.sweep.project import Projection
+from ddray.sweep.study import SweepStudy
+from ddray.sweep.trial import SET
+from ddray.tracking.catalog import Registered, register
+
+WINNER = "best"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep came to.
+
+    Attributes:
+        trials: every trial that was started.
+        winner: the best finished trial, None if no trial was finished.
+        distilled: the winner's set, with its confirmed scores and the baselines in its manifest.
+        directory: where it was saved; its picture lies beside it.
+        registered: its place in the model registry.
+
+    """
+
+    sweep: str
+    tracking_uri: str
+    trials: Sequence[FrozenTrial]
+    winner: FrozenTrial | None
+    distilled: DistilledSet | None
+    directory: Path | None
+    picture: Path | None
+    registered: Registered | None
+
+
+def confirm(study: SweepStudy, directory: Path, dataset: Dataset, projection: Projection, tracking_uri: str) -> Outcome:
+    """Confirm and register the winner of a sweep that has ended; done before, it is not done (nor tested) again."""
+    trials, winner = study.counted(), study.best()
+    if winner is None:
+        projection.close("failed")
+        return Outcome(directory.name, tracking_uri, trials, None, None, None, None, None)
+    place = directory / WINNER
+    distilled = _confirmed_before(place, winner.number, study)
+    if distilled is None:
+        found = next(path / SET for path in checkpoints(directory, winner.number) if (path / SET).is_dir())
+        distilled = measure(load(found), dataset)
+        distilled.save(place)
+        study.study.set_user_attr("winner", winner.number)
+    picture = distilled.preview(directory / f"{WINNER}.png")
+    registered = register(tracking_uri, projection.recorder.run_id(winner.number), place)
+    confirmed = {f"{s.split}_accuracy": s.mean for s in distilled.manifest.scores if s.protocol == "as-distilled"}
+    retrained = {f"{s.split}_accuracy_retrain": s.mean for s in distilled.manifest.scores if s.protocol == "retrain"}
+    projection.close("finished", confirmed | retrained)
+    return Outcome(directory.name, tracking_uri, trials, winner, distilled, place, picture, registered)
+
+
+def measure(distilled: DistilledSet, dataset: Dataset) -> DistilledSet:
+    """The set with its confirmed scores on the validation and test splits, by networks C, and those of real samples.
+
+    This is the one look at the test split.
+    """
+    with torch.no_grad():
+        network = distilled.build_network()
+    config, known = distilled.manifest.distill_config, distilled.known
+    judges = [Judge(dataset, "validation"), Judge(dataset, "test")]
+    count = NETWORKS["C"] if known is None else len(known)
+    scores: list[Score] = []
+    for protocol in PROTOCOLS:
+        n = count if protocol == "as-distilled" else min(count, RETRAINED)
+        starts = starts_to_score(network, config.network, known, "C", n)
+        scores += judge_all(judges, network, starts, distilled.synthetic, distilled.manifest.step_order, protocol)
+    outputs = distilled.manifest.network.outputs
+    baselines = compare(judges, dataset, config, network, outputs, known, count)
+    manifest = distilled.manifest.model_copy(
+        update={"scores": (*distilled.manifest.scores, *scores), "baselines": baselines}
+    )
+    return DistilledSet(distilled.inputs, distilled.labels, distilled.rates, known, manifest)
+
+
+def _confirmed_before(place: Path, number: int, study: SweepStudy) -> DistilledSet | None:
+    if study.study.user_attrs.get("winner") != number or not place.is_dir():
+        return None
+    return load(place)
