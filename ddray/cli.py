@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
-from rich.console import Console
 
 from ddray import report
 from ddray.errors import Diverged, RequestError
+from ddray.files import writable_folder
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Search, compare and keep distilled datasets.")
+app = typer.Typer(add_completion=False, help="Search, compare and keep distilled datasets.")
+# Typer brings its own copy of click, or uses click itself, by its version: the class behind its public ones is right in both.
+_INTERRUPTED = 130
+UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 Data = Annotated[Path | None, typer.Option("--data", envvar="DDRAY_DATA", help="where datasets lie; never written to")]
 Uri = Annotated[str | None, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="the MLflow record")]
@@ -29,7 +31,12 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
 
 @app.command()
 def search(
-    space: Annotated[str, typer.Argument(help="a YAML file, or the stem of one in search_spaces/")] = "digits_lenet",
+    space: Annotated[
+        str | None,
+        typer.Argument(
+            help="a YAML file, or the stem of one in search_spaces/ [default: digits_lenet]", show_default=False
+        ),
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="trials in all; more than before extends a resumed sweep")] = None,
     name: Annotated[str | None, typer.Option(help="the sweep's name (default SPACE-DATE-4 hex)")] = None,
     seed: Annotated[int | None, typer.Option(help="decides everything random (default 0)")] = None,
@@ -48,11 +55,12 @@ def search(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would run, and stop")] = False,
 ) -> None:
     """Run, resume or extend a sweep, and bring the best set home."""
+    seconds = None if time_budget is None else parse_duration(time_budget)
     from ddray.sweep import SweepRequest, prepare, run
 
     request = SweepRequest(
         space, trials, name, seed, storage, tracking_uri, address, cpus_per_trial, gpus_per_trial, max_concurrent,
-        None if time_budget is None else parse_duration(time_budget), resume, tuple(assignments or ()), data,
+        seconds, resume, tuple(assignments or ()), data,
     )  # fmt: skip
     prepared = prepare(request)
     if dry_run:
@@ -74,18 +82,21 @@ def distill(
     data: Data = None,
 ) -> None:
     """Make one distilled set, without Ray. Interrupted, the same command goes on where it stopped."""
+    from ddray.distillation import EngineConfig
     from ddray.distillation import distill as distill_set
-    from ddray.distillation.config import parse_assignment
+    from ddray.distillation.config import parse, split_engine
     from ddray.distillation.distilled_set import refuse_foreign
 
+    config, engine = split_engine(assignments or ())
+    settings = parse(EngineConfig, engine, "engine.")
+    out = out.absolute()
     refuse_foreign(out)
-    config = dict(parse_assignment(text) for text in assignments or ())
-    checkpoint = out.with_name(f"{out.name}.checkpoint")
-    with report.DistillProgress() as progress:
+    with writable_folder(out.parent, "--out"), report.DistillProgress() as progress:
+        checkpoint = out.with_name(f"{out.name}.checkpoint")
         distilled = distill_set(
-            dataset, arch, config, seed=seed, data=data, checkpoint=checkpoint, report=progress.show
+            dataset, arch, config, seed=seed, data=data, engine=settings, checkpoint=checkpoint, report=progress.show
         )
-    distilled.save(out)
+        distilled.save(out)
     print(f"{distilled.stored_samples} samples saved in {out}")
     print(distilled.manifest.scores[0])
 
@@ -138,11 +149,15 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a set on real data, as distilled and by ordinary retraining, beside real samples of the same number."""
+    rate = None if rates is None else parse_rates(rates)
+    if split == "test" and set_.startswith("models:"):
+        raise RequestError(
+            "--split", split, "for a set in a directory, which the look is stamped into: ddray best --out DIR"
+        )
     from ddray.distillation.assess import assess
     from ddray.tracking import default_tracking_uri, resolve
 
     place = resolve(set_, tracking_uri or default_tracking_uri())
-    rate = None if rates is None else parse_rates(rates)
     report.assessment(
         assess(place, arch=arch, nets=nets, split=split, rate=rate, epochs=epochs, baselines=baselines, data=data),
         as_json,
@@ -159,7 +174,11 @@ def preview(
     from ddray.distillation import load
     from ddray.tracking import default_tracking_uri, resolve
 
-    print(load(resolve(set_, tracking_uri or default_tracking_uri())).preview(out))
+    distilled = load(resolve(set_, tracking_uri or default_tracking_uri()))
+    if out.is_dir():
+        raise RequestError("--out", str(out), "a file, and this is a directory")
+    with writable_folder(out.absolute().parent, "--out"):
+        print(distilled.preview(out))
 
 
 @app.command()
@@ -205,31 +224,37 @@ def parse_rates(text: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its status; a wrong request is one line, never a traceback."""
+    if str(Path.cwd()) not in sys.path:  # a user's own network lies there, and a console script does not look
+        sys.path.append(str(Path.cwd()))
     sys.exit(status(arguments))
 
 
 def status(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        returned: Any = app(list(arguments) if arguments is not None else None, standalone_mode=False)
+        returned: Any = app(given or ["--help"], standalone_mode=False)
+        sys.stdout.flush()
     except RequestError as error:
         return _complain(error, 2)
-    except click.UsageError as error:
+    except UsageError as error:
         return _complain(error.format_message(), 2)
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
     except Diverged as error:
         return _complain(error, 1)
-    except (KeyboardInterrupt, click.Abort):
-        return _complain("interrupted; the same command with --resume goes on (ddray distill: the same command)", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        returned = _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    if returned == _INTERRUPTED:  # Typer catches Ctrl-C, and says nothing
+        return _complain(
+            "interrupted; the same command goes on where it stopped (a search: with --name NAME --resume)", _INTERRUPTED
+        )
     return returned if isinstance(returned, int) else 0
 
 
 def _complain(message: object, code: int) -> int:
-    Console(stderr=True, soft_wrap=True).print(
-        f"ddray: {' '.join(str(message).split())}", markup=False, highlight=False
-    )
+    print("ddray:", " ".join(str(message).split()), file=sys.stderr)
     return code

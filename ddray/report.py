@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import re
+import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from ddray.data import DatasetInfo
     from ddray.distillation import Progress as DistillState
     from ddray.distillation import Score
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
     from ddray.tracking import Entry
 
 _TOP = 10
+_PIPED = 200
 
 
 class DistillProgress:
@@ -52,61 +62,60 @@ class DistillProgress:
 
 def outcome(result: Outcome) -> None:
     """The best trials of a sweep, the winner beside real samples, and where everything is."""
-    out = Console()
-    out.print(_best_trials(result))
+    out = console()
+    _print_best_trials(out, result)
     if result.distilled is None or result.registered is None:
-        out.print("No trial was finished: there is no winner. More trials, or a narrower space, may help.")
+        _lines(out, ["No trial was finished: there is no winner. Try more trials, or a narrower space."])
         return
-    out.print(_comparison(result.distilled.manifest.scores[1:], result.distilled.manifest.baselines, "winner"))
-    record = result.distilled.manifest
-    position = (
-        "is the best" if result.registered.is_best else f"is not better than version {result.registered.previous}"
-    )
+    record, registered = result.distilled.manifest, result.registered
+    _print_comparison(out, record.scores[1:], record.baselines, "the winner")
+    position = "is the best" if registered.is_best else f"is not better than version {registered.previous}"
+    kind = ("--dataset", record.dataset.name, "--arch", record.network.arch, "--source", record.network.source)
+    uri = _without_password(result.tracking_uri)
+    commands = {
+        "open": ("mlflow", "ui", "--backend-store-uri", uri),
+        "fetch": ("ddray", "best", *kind, "--tracking-uri", uri, "--out", "best"),
+    }
     lines = [
         f"set       {result.directory}  ({result.distilled.stored_samples} samples)",
         f"picture   {result.picture}",
-        f"record    models:/{result.registered.name}/{result.registered.version}, which {position} of its kind",
-        f"open      mlflow ui --backend-store-uri {result.tracking_uri}",
-        f"fetch     ddray best --dataset {record.dataset.name} --arch {record.network.arch} "
-        f"--source {record.network.source} --tracking-uri {result.tracking_uri} --out best",
+        f"record    models:/{registered.name}/{registered.version}, which {position} of its kind",
+        *(f"{name:<10}{shlex.join(command)}" for name, command in commands.items()),
     ]
-    for line in lines:
-        out.print(line, soft_wrap=True, highlight=False, markup=False)
+    _lines(out, lines)
 
 
-def _best_trials(result: Outcome) -> Table:
-    finished = sorted((t for t in result.trials if t.value is not None and t.state.name == "COMPLETE"),
-                      key=lambda t: -(t.value or 0.0))  # fmt: skip
-    shown = finished[:_TOP]
-    keys = sorted({key for trial in shown for key in trial.params})
+def _print_best_trials(out: Console, result: Outcome) -> None:
+    finished = [t for t in result.trials if t.value is not None and t.state.name == "COMPLETE"]
+    shown = sorted(finished, key=lambda t: -(t.value or 0.0))[:_TOP]
     ends = [t.user_attrs.get("end", "?") for t in result.trials]
-    counts = ", ".join(
-        f"{ends.count(end)} {end}" for end in ("finished", "pruned", "diverged", "failed") if end in ends
-    )
-    table = Table(title=f"{result.sweep}: {len(result.trials)} trials ({counts})")
-    for heading in ("trial", "validation", "seconds", *keys):
-        table.add_column(heading, justify="right", overflow="fold")
+    counts = [f"{ends.count(end)} {end}" for end in ("finished", "pruned", "diverged", "failed") if end in ends]
+    title = f"{result.sweep}: {len(ends)} trials ({', '.join(counts)})"
+    keys = sorted({key for trial in shown for key in trial.params})
+    # A column for each key where they fit, under the key in two lines; otherwise all settings of a trial in one.
+    columns = _table("trial", "validation", "seconds", *(key.replace(".", ".\n", 1) for key in keys))
+    lists = _table("trial", "validation", "seconds", folded=("settings",))
     for trial in shown:
-        seconds = f"{trial.user_attrs.get('seconds', 0.0):.0f}"
-        values = [_short(trial.params.get(key, "–")) for key in keys]
-        table.add_row(str(trial.number), _percent(trial.value or 0.0), seconds, *values)
-    return table
+        first = (str(trial.number), _percent(trial.value or 0.0), f"{trial.user_attrs.get('seconds', 0.0):.0f}")
+        columns.add_row(*first, *(_short(trial.params[key]) if key in trial.params else "–" for key in keys))
+        lists.add_row(*first, " ".join(f"{key}={_short(trial.params[key])}" for key in keys if key in trial.params))
+    fits = Measurement.get(out, out.options.update(width=10_000), columns).maximum <= out.width
+    _show(out, title, columns if fits else lists)
 
 
-def _comparison(scores: Sequence[Score], baselines: Mapping[str, Sequence[Score]], title: str) -> Table:
-    splits = list(dict.fromkeys(score.split for score in scores))
-    table = Table(title=f"the {title} and as many real samples, accuracy over fresh networks")
-    table.add_column("")
-    for split in splits:
-        table.add_column(split, justify="right")
-    rows = {
-        "as distilled": {s.split: s for s in scores if s.protocol == "as-distilled"},
-        "retrained": {s.split: s for s in scores if s.protocol == "retrain"},
-        **{f"real samples, {kind}": {s.split: s for s in found} for kind, found in baselines.items()},
-    }
+def _print_comparison(
+    out: Console, scores: Sequence[Score], baselines: Mapping[str, Sequence[Score]], what: str
+) -> None:
+    everything = [*scores, *(score for found in baselines.values() for score in found)]
+    several = all(score.std is not None for score in everything)
+    kind = "mean ± std over n networks" if several else "one network (n = 1), 95 % interval over examples"
+    table = _table("", "split", "as distilled", "retrained")
+    rows = {what: scores, **{f"real, {name}": found for name, found in baselines.items()}}
     for name, found in rows.items():
-        table.add_row(name, *(_score(found[split]) if split in found else "–" for split in splits))
-    return table
+        for split in dict.fromkeys(score.split for score in everything):
+            cells = {score.protocol: _score(score) for score in found if score.split == split}
+            table.add_row(name, split, cells.get("as-distilled", "–"), cells.get("retrain", "–"))
+    _show(out, f"accuracy in % beside as many real samples: {kind}", table)
 
 
 def assessment(result: Assessment, as_json: bool) -> None:
@@ -123,7 +132,7 @@ def assessment(result: Assessment, as_json: bool) -> None:
             }
         )
         return
-    Console().print(_comparison(result.scores, result.baselines, f"{result.distilled.stored_samples} samples"))
+    _print_comparison(console(), result.scores, result.baselines, f"{result.distilled.stored_samples} samples")
 
 
 def leaderboard(entries: Sequence[Entry], as_json: bool) -> None:
@@ -131,55 +140,50 @@ def leaderboard(entries: Sequence[Entry], as_json: bool) -> None:
     if as_json:
         _document([asdict(entry) for entry in entries])
         return
-    table = Table(title="confirmed sets, the best of each kind first")
-    columns = ("dataset", "arch", "source", "version", "samples", "validation", "test", "sweep", "date")
-    for heading in columns:
-        table.add_column(heading, overflow="fold")
-    for entry in entries:
-        version = f"{entry.version}{' (best)' if entry.is_best else ''}"
-        table.add_row(
-            entry.dataset, entry.arch, entry.source, version, str(entry.stored_samples),
-            _tagged(entry.val_accuracy, entry.val_std, entry.val_n), _tagged(entry.test_accuracy, entry.test_std, entry.test_n),
-            entry.sweep, entry.date[:10],
-        )  # fmt: skip
-    Console().print(table)
+    out = console()
+    if not entries:
+        _lines(out, ["No set is registered for this."])
+    for kind, rows in groupby(entries, key=lambda entry: (entry.dataset, entry.arch, entry.source)):
+        columns = ("version", "samples", "validation, %", "test, %")
+        table = _table(*columns, folded=("sweep",))
+        for row in rows:
+            table.add_row(
+                f"{row.version}{' (best)' if row.is_best else ''}", str(row.stored_samples),
+                _tagged(row.val_accuracy, row.val_std, row.val_n), _tagged(row.test_accuracy, row.test_std, row.test_n),
+                row.sweep,
+            )  # fmt: skip
+        _show(out, " × ".join(kind), table)
 
 
 def datasets(known: Sequence[DatasetInfo]) -> None:
     """The datasets."""
-    table = Table(title="datasets (or an .npz file with train_x, train_y, test_x, test_y)")
-    for heading in ("name", "classes", "input", "training", "test", "needs"):
-        table.add_column(heading)
+    title = "datasets (or an .npz file with train_x, train_y, test_x, test_y)"
+    table = _table("name", "classes", "input", "training", "test", folded=("needs",))
     for info in known:
         shape = "×".join(map(str, info.input_shape))
         table.add_row(info.name, str(info.classes), shape, f"{info.train:,}", f"{info.test:,}", info.needs)
-    Console().print(table)
+    _show(console(), title, table)
 
 
 def archs(known: Mapping[str, Callable[..., Any]]) -> None:
     """The architectures."""
-    table = Table(title="architectures (or package.module:factory)")
-    for heading in ("name", "what it is", "network.args"):
-        table.add_column(heading)
+    table = _table("name", folded=("what it is", "network.args"))
     for name, factory in known.items():
         first = (inspect.getdoc(factory) or "").splitlines()[0]
         options = [
             f"{p.name}={p.default}" for p in inspect.signature(factory).parameters.values() if p.default is not p.empty
         ]
         table.add_row(name, first, ", ".join(options) or "–")
-    Console().print(table)
+    _show(console(), "architectures (or package.module:factory)", table)
 
 
 def dry_run(prepared: Prepared) -> None:
     """What a sweep would do: its space, its size and what a trial takes."""
     from ddray.sweep.cost import memory
 
-    out, spec = Console(), prepared.spec
-    table = Table(
-        title=f"{prepared.directory.name}: {prepared.trials} trials of {prepared.dataset.name} × {spec.file.arch}"
-    )
-    for heading in ("key", "values", "when"):
-        table.add_column(heading, overflow="fold")
+    out, spec = console(), prepared.spec
+    title = f"{prepared.directory.name}: {prepared.trials} trials of {prepared.dataset.name} × {spec.file.arch}"
+    table = _table("key", folded=("values", "when"))
     for parameter in spec.parameters:
         values = (
             ", ".join(map(str, parameter.choices))
@@ -188,33 +192,71 @@ def dry_run(prepared: Prepared) -> None:
         table.add_row(parameter.key, values, ", ".join(f"{k} = {v}" for k, v in parameter.when.items()) or "always")
     for key, value in spec.fixed.items():
         table.add_row(key, str(value), "fixed")
-    out.print(table)
+    _show(out, title, table)
     low, high = memory(prepared)
-    for line in (
+    scheduler = spec.file.scheduler
+    lines = [
         f"constraints      {', '.join(spec.file.constraints) or 'none'}",
-        f"scheduler        {spec.file.scheduler.asha if spec.file.scheduler else 'none: every trial runs to its end'}",
+        f"scheduler        {_settings(scheduler.asha) if scheduler else 'none: every trial runs to its end'}",
+        f"one trial takes  {_settings(prepared.resources)}",
         f"memory per trial {low / 2**20:.0f} to {high / 2**20:.0f} MiB, estimated",
-        f"engine           {prepared.engine}",
+        f"engine           {_settings(prepared.engine)}",
+        f"seed             {prepared.seed}",
         f"storage          {prepared.directory}",
-    ):
-        out.print(line, soft_wrap=True, highlight=False, markup=False)
+        f"record           {_without_password(prepared.tracking_uri)}",
+    ]
+    _lines(out, lines)
+
+
+def console() -> Console:
+    """Standard output; where it is no terminal there is no width to keep to, and rows stay whole."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPED
+    return Console(width=width, markup=False, highlight=False)
+
+
+def _table(*columns: str, folded: Sequence[str] = ()) -> Table:
+    """A table whose `columns` are never broken over lines; only the `folded` ones, which come last, give way."""
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in columns:
+        table.add_column(heading, no_wrap=True, overflow="ignore")
+    for heading in folded:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _show(out: Console, title: str, table: Table) -> None:
+    _lines(out, [title])
+    out.print(table)
+
+
+def _lines(out: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        out.print(line, soft_wrap=True)
+
+
+def _settings(record: BaseModel) -> str:
+    return ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in record)
 
 
 def _document(content: Any) -> None:
-    print(json.dumps(content, indent=1))
+    print(json.dumps(content, indent=1, allow_nan=False))
 
 
 def _score(score: Score) -> str:
     if score.std is not None:
-        return f"{100 * score.mean:.2f} ± {100 * score.std:.2f} %  (n = {score.n})"
+        return f"{100 * score.mean:.2f} ± {100 * score.std:.2f} (n = {score.n})"
     low, high = score.interval or (score.mean, score.mean)
-    return f"{100 * score.mean:.2f} %  ({100 * low:.1f} to {100 * high:.1f}; n = 1)"
+    return f"{100 * score.mean:.2f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _tagged(mean: float | None, std: float | None, n: int | None) -> str:
     if mean is None:
         return "–"
-    return f"{_percent(mean)}{f' ± {100 * std:.2f}' if std is not None else ''} (n = {n})"
+    return f"{100 * mean:.2f}{f' ± {100 * std:.2f}' if std is not None else ''} ({n})"
+
+
+def _without_password(uri: str) -> str:
+    return re.sub(r"://[^/@]*@", "://…@", uri)
 
 
 def _percent(share: float) -> str:

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import torch
+
+from ddray.data import Dataset
 from ddray.data import load as load_dataset
 from ddray.distillation.baselines import compare
 from ddray.distillation.distilled_set import DistilledSet, check_same_data, load, stamp
 from ddray.distillation.evaluate import PROTOCOLS, RETRAINED, Judge, Score, SplitName, judge_all, starts_to_score
 from ddray.errors import RequestError
-from ddray.networks import build
+from ddray.files import writable_folder
+from ddray.networks import ARCHITECTURES, Network, build
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,16 @@ def assess(
     """
     if split not in ("validation", "test"):
         raise RequestError("--split", split, "validation or test")
+    if split == "test":
+        with writable_folder(place, "SET"):  # else the look could not be stamped
+            pass
     distilled = load(place)
+    count = distilled.networks_to_score(nets)
+    synthetic, order = distilled.schedule(rate, epochs)
     dataset = load_dataset(distilled.manifest.dataset.name, data)
     check_same_data(distilled.manifest.dataset, dataset)
-    module = None
-    if arch is not None and arch != distilled.manifest.network.arch:
-        if distilled.known is not None:
-            raise RequestError("--arch", arch, f"the set is for known networks of {distilled.manifest.network.arch}")
-        module = build(arch, dataset.input_shape, dataset.classes).module
-    network, count = distilled.build_network(module), distilled.networks_to_score(nets)
+    network = _network(distilled, arch, dataset)
     config, known = distilled.manifest.distill_config, distilled.known
-    synthetic, order = distilled.schedule(rate, epochs)
     judge = Judge(dataset, cast(SplitName, split))
     scores: list[Score] = []
     for protocol in PROTOCOLS:
@@ -61,3 +64,23 @@ def assess(
         stamp(place, recorded)
         distilled = load(place)
     return Assessment(distilled, arch or distilled.manifest.network.arch, tuple(scores), real)
+
+
+def _network(distilled: DistilledSet, arch: str | None, dataset: Dataset) -> Network:
+    """The recorded network, or another; code that a manifest names is imported only if the user names it as well."""
+    record = distilled.manifest.network
+    if arch is None:
+        if record.arch not in ARCHITECTURES:
+            raise RequestError("--arch", None, f"the set is for {record.arch}, which is not ours: name it with --arch")
+        return distilled.build_network()
+    if arch != record.arch and distilled.known is not None:
+        raise RequestError("--arch", arch, f"the set is for known networks of {record.arch}")
+    arguments = record.args if arch == record.arch else {}
+    built = build(arch, dataset.input_shape, dataset.classes, arguments)
+    with torch.no_grad():
+        outputs = int(built(built.flatten(), torch.zeros((2, *dataset.input_shape))).shape[1])
+    if outputs != record.outputs:
+        raise RequestError(
+            "--arch", arch, f"a network with {record.outputs} outputs, as the labels have; it has {outputs}"
+        )
+    return distilled.build_network(built.module)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -62,8 +62,10 @@ class SyntheticConfig(Record):
     epochs: Few = 3
     lr: Positive = 0.02  # where every inner learning rate starts
     samples_per_class: Few = 1
-    classes: Annotated[int | tuple[int, ...] | None, Number] = None  # the first n classes, or these; None: all that the dataset has
-    init: Literal["normal", "real"] = "normal"  # standard normal in normalised space, or training examples
+    classes: Annotated[int | tuple[int, ...] | None, Number] = (
+        None  # the first n classes, or these; None: all that the dataset has
+    )
+    init: Literal["normal", "real", "average"] = "normal"  # noise in normalised space, training examples, or class means
     learn: bool = True
 
 
@@ -228,6 +230,14 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key, json.loads(value)
     except (ValueError, RecursionError):  # not JSON, or numbers and brackets beyond what Python reads
         return key, value
+
+
+def split_engine(assignments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`KEY=VALUE` assignments as settings of a distillation, and those of `engine.…` under their own names."""
+    values = dict(map(parse_assignment, assignments))
+    engine = {key: value for key, value in values.items() if key.startswith("engine.")}
+    settings = {key: value for key, value in values.items() if key not in engine}
+    return settings, {key.removeprefix("engine."): value for key, value in engine.items()}
 
 
 _PYTHON_WORDS = {"True": True, "False": False, "None": None}

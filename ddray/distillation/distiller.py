@@ -13,7 +13,7 @@ from ddray.data import Dataset
 from ddray.distillation.config import DistillConfig, EngineConfig, OuterConfig
 from ddray.distillation.evaluate import Judge, Score, known_starts, starts_to_score
 from ddray.distillation.labels import initial_labels, sample_classes
-from ddray.distillation.real import RealBatches, real_samples
+from ddray.distillation.real import RealBatches, class_averages, real_samples
 from ddray.distillation.streams import NETWORKS, NetworkSet, generator, seed_of
 from ddray.distillation.unroll import ADJOINTS, Synthetic
 from ddray.errors import Diverged, RequestError
@@ -185,6 +185,8 @@ class Distiller:
         config, shape = self.config, (self.config.synthetic.steps, len(self.classes))
         if config.synthetic.init == "real":
             inputs = real_samples(self.dataset, self.classes, shape[0], generator(self.seed, "real inputs"))
+        elif config.synthetic.init == "average":
+            inputs = class_averages(self.dataset, self.classes, shape[0]).clone()
         else:
             inputs = torch.randn(*shape, *self.dataset.input_shape, generator=generator(self.seed, "inputs"))
         labels = initial_labels(config.labels, shape[0], self.classes, self.outputs, generator(self.seed, "labels"))

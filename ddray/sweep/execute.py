@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,12 @@ from ddray.sweep.trial import CHECKPOINT, DistillTrial, TrialContext
 from ddray.sweep.watch import Watch
 
 _TRIES_AFTER_A_CRASH = 2
+_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # Tune's own result files repeat what the study has
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "2",  # at Ctrl-C or the end of the time, a worker deep in a step is not waited for
+    "RAY_AIR_NEW_OUTPUT": "0",  # the newer of Tune's two reporters prints even when asked to be silent
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -38,18 +46,21 @@ def execute(
     """Take up the study's unfinished trials and run new ones until it has `target`, or the time is over.
 
     After a time budget, trials that still ran are ended as pruned with what they reported. Ctrl-C leaves them unfinished,
-    for `--resume`.
+    for `--resume`. A Ray that this process has started already is used and left running.
 
     Raises:
         KeyboardInterrupt: the user pressed Ctrl-C; all that was reported is in the study.
-        RequestError: the cluster cannot be reached, or no node of it has the resources of a trial.
+        RequestError: the cluster cannot be reached, no node of it has the resources of a trial, or next to nothing in the
+            space satisfies its constraints.
 
     """
     unfinished = study.unfinished()
     missing = max(target - len(study.counted()), 0)
     if not unfinished and not missing:
         return
-    _start_ray(cluster)
+    os.environ.update(_SETTINGS)
+    ours = _start_ray(cluster)
+    budget = _Budget(time_budget)
     try:
         searcher = StudySearcher(study, unfinished, lambda number: checkpoints(directory, number))
         context = TrialContext(arch, engine, import_paths)
@@ -66,7 +77,6 @@ def execute(
                     scheduler=StudyScheduler(searcher),
                     num_samples=len(unfinished) + missing,
                     max_concurrent_trials=cluster.max_concurrent or _slots(cluster.resources),
-                    time_budget_s=time_budget,
                     reuse_actors=True,
                     trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:05d}",
                 ),
@@ -74,6 +84,7 @@ def execute(
                     name=_fresh_run(directory).name,
                     storage_path=str(directory),
                     callbacks=[watch],
+                    stop=budget,
                     failure_config=tune.FailureConfig(max_failures=_TRIES_AFTER_A_CRASH),
                     checkpoint_config=tune.CheckpointConfig(
                         num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=True
@@ -81,10 +92,16 @@ def execute(
                     verbose=0,
                 ),
             )
-            tuner.fit()
-        _close(study, searcher, time_budget is not None)
+            try:
+                tuner.fit()
+            except tune.TuneError as error:
+                if isinstance(error.__cause__, RequestError):
+                    raise error.__cause__ from None
+                raise
+        _close(study, searcher, target, budget.over)
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
 
 
 def checkpoints(directory: Path, number: int) -> list[Path]:
@@ -93,39 +110,66 @@ def checkpoints(directory: Path, number: int) -> list[Path]:
     return [file.parent for file in sorted(found, key=lambda file: (file.parts[-4], file.parts[-2]), reverse=True)]
 
 
-def _close(study: SweepStudy, searcher: StudySearcher, out_of_time: bool) -> None:
-    """End what Tune stopped without a word: at the end of a time budget, or, unfinished, at Ctrl-C."""
+class _Budget(tune.Stopper):
+    """Stops a run when its time is over, and remembers that it did."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._end = math.inf if seconds is None else time.monotonic() + seconds
+        self.over = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        self.over = self.over or time.monotonic() >= self._end
+        return self.over
+
+
+def _close(study: SweepStudy, searcher: StudySearcher, target: int, out_of_time: bool) -> None:
+    """End what Tune stopped without a word at the end of a time budget; at Ctrl-C, it only ends its loop."""
     live = [number for number in searcher.numbers.values() if study.is_live(number)]
-    if live and not out_of_time:
+    if not out_of_time and (live or len(study.counted()) < target):
         raise KeyboardInterrupt
     for number in live:
         study.end(number, "pruned", note="the time budget was over")
 
 
-def _start_ray(cluster: Cluster) -> None:
-    # Tune's own result files repeat what the study has.
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+def _start_ray(cluster: Cluster) -> bool:
+    """Start or reach Ray; False if this process had done so before."""
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(cluster.address)
+    if not _slots(cluster.resources):
+        have = {key: value for key, value in ray.cluster_resources().items() if key in ("CPU", "GPU")}
+        if ours:
+            ray.shutdown()
+        raise RequestError("resources", dict(cluster.resources), f"a trial must fit in a node; in all there is {have}")
+    return ours
+
+
+def _connect(address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        if cluster.address is None:
+        if address is None:
             ray.init(address="local", include_dashboard=False, **options)
         else:
-            ray.init(address=cluster.address, **options)
+            ray.init(address=address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise RequestError(
-            "--address", cluster.address, f"a Ray cluster that can be reached: {str(error).splitlines()[0]}"
+            "--address", address, f"a Ray cluster that can be reached: {str(error).splitlines()[0]}"
         ) from None
-    if not _slots(cluster.resources):
-        have = {key: value for key, value in ray.cluster_resources().items() if key in ("CPU", "GPU")}
-        ray.shutdown()
-        raise RequestError("resources", dict(cluster.resources), f"a trial must fit in the cluster, which has {have}")
 
 
 def _slots(resources: Mapping[str, float]) -> int:
-    have = ray.cluster_resources()
-    return int(min(have.get(kind, 0.0) // need for kind, need in resources.items() if need > 0))
+    """How many trials fit into the cluster at a time: none is spread over nodes."""
+    return sum(slots(node["Resources"], resources) for node in ray.nodes() if node["Alive"])
+
+
+def slots(have: Mapping[str, float], resources: Mapping[str, float]) -> int:
+    """How many trials fit into a node."""
+    shares = (have.get(kind, 0.0) / need for kind, need in resources.items() if need > 0)
+    return int(min(shares) + 1e-6)  # ten tenths of a card are a card
 
 
 def _fresh_run(directory: Path) -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +13,7 @@ import yaml
 from optuna.trial import FrozenTrial
 
 from ddray.data import Dataset
+from ddray.errors import RequestError
 from ddray.sweep.execute import checkpoints
 from ddray.sweep.space import suggest
 from ddray.sweep.spec import SweepSpec
@@ -19,8 +23,20 @@ from ddray.tracking.figures import sweep_figures
 from ddray.tracking.recorder import Recorder, Status, SweepEntry, TrialEntry
 
 
+class RecordError(RuntimeError):
+    """A sweep ran, but its record could not be written; the sweep itself is safe in its study (exit status 1)."""
+
+    def __init__(self, directory: Path, cause: Exception) -> None:
+        super().__init__(
+            f"the record could not be written: {_line(cause)}; the trials are safe in {directory}, and "
+            f"--resume --name {directory.name} goes on from here"
+        )
+
+
 class Projection:
     """Writes what the study knows of a sweep into MLflow; writing it again changes nothing.
+
+    While trials run, a record that fails does not stop them: it is said once, and what is missing is written at the end.
 
     Raises:
         RequestError: the tracking server or database cannot be used.
@@ -31,6 +47,9 @@ class Projection:
         self, tracking_uri: str, spec: SweepSpec, study: SweepStudy, directory: Path, dataset: Dataset
     ) -> None:
         self._spec, self._study, self._directory = spec, study, directory
+        self._failed = False
+        # By itself, MLflow tries a server again for four minutes, and the driver would wait.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         source = str(spec.fixed.get("network.source", "random"))
         if any(parameter.key == "network.source" for parameter in spec.parameters):
             source = "searched"
@@ -50,26 +69,62 @@ class Projection:
 
     def record(self, number: int) -> None:
         """Write one trial as the study has it now; with its set and picture, once it has ended."""
-        frozen = self._study.study.get_trials(deepcopy=False)[number]
-        self.recorder.trial(self.entry(frozen))
-        if frozen.state.is_finished():
-            found = [path / SET for path in checkpoints(self._directory, number) if (path / SET).is_dir()]
-            if found:
-                self.recorder.artefacts(number, found[0])
+        if self._failed:
+            return
+        try:
+            self._write(number)
+        except Exception as error:  # drivers and servers fail in their own ways
+            self._warn(error)
 
     def record_all(self) -> None:
-        """Write every trial that was ever started."""
-        for frozen in self._study.counted():
-            self.record(frozen.number)
+        """Write every trial that was ever started.
+
+        Raises:
+            RecordError: not all could be written.
+
+        """
+        try:
+            for frozen in self._study.counted():
+                self._write(frozen.number)
+        except Exception as error:
+            raise RecordError(self._directory, error) from error
 
     def close(
         self, status: Literal["finished", "interrupted", "failed"], metrics: dict[str, float] | None = None
     ) -> None:
-        """End the sweep's own run, with figures of all its trials."""
-        entries = [self.entry(frozen) for frozen in self._study.counted()]
-        with tempfile.TemporaryDirectory() as directory:
-            figures = sweep_figures(entries, Path(directory)) if entries else []
-            self.recorder.finish(status, metrics or {}, figures)
+        """End the sweep's own run; where it is finished, with figures of all its trials.
+
+        Raises:
+            RecordError: it could not be written, and the sweep is finished; otherwise that is only said.
+
+        """
+        try:
+            if status == "finished":
+                with tempfile.TemporaryDirectory() as directory:
+                    entries = [self.entry(frozen) for frozen in self._study.counted()]
+                    self.recorder.finish(status, metrics or {}, sweep_figures(entries, Path(directory)))
+            elif not self._failed:
+                self.recorder.finish(status, {})
+        except Exception as error:
+            if status == "finished":
+                raise RecordError(self._directory, error) from error
+            self._warn(error)
+
+    def _write(self, number: int) -> None:
+        frozen = self._study.study.get_trials(deepcopy=False)[number]
+        self.recorder.trial(self.entry(frozen))
+        if frozen.state.is_finished():
+            for path in checkpoints(self._directory, number):
+                with suppress(RequestError):  # the driver was killed while this one was written: there is one before
+                    self.recorder.artefacts(number, path / SET)
+                    break
+
+    def _warn(self, error: Exception) -> None:
+        self._failed = True
+        print(
+            f"ddray: the record cannot be written ({_line(error)}); the study has all, and it is tried again at the end",
+            file=sys.stderr,
+        )
 
     def entry(self, frozen: FrozenTrial) -> TrialEntry:
         """A trial of the study in the record's words."""
@@ -90,7 +145,10 @@ class Projection:
         )
 
     def _params(self, frozen: FrozenTrial) -> dict[str, Any]:
-        values = suggest(self._spec.parameters, self._spec.fixed, _Told(frozen))  # type: ignore[arg-type]
+        try:
+            values = suggest(self._spec.parameters, self._spec.fixed, _Told(frozen))  # type: ignore[arg-type]
+        except KeyError:  # killed while it was suggested: a resume asks for the rest
+            return dict(frozen.params)
         return self._spec.config(values).flat()
 
 
@@ -105,3 +163,7 @@ class _Told:
 
     suggest_float = suggest_int
     suggest_categorical = suggest_int
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import os
-import secrets
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ddray.data import Dataset, load
-from ddray.distillation.config import EngineConfig
+from ddray.distillation.config import EngineConfig, parse
 from ddray.distillation.distiller import resolve_device
 from ddray.errors import RequestError
 from ddray.sweep import spec as spec_module
 from ddray.sweep.constraint import Problem
 from ddray.sweep.execute import Cluster, execute
 from ddray.sweep.project import Projection
-from ddray.sweep.spec import SweepSpec
-from ddray.sweep.study import open_study, stored_identity
+from ddray.sweep.spec import Resources, SweepSpec
+from ddray.sweep.storage import earlier_sweep, made, new_sweep, remembered, storage_directory
+from ddray.sweep.study import SweepStudy, open_study
 from ddray.sweep.winner import Outcome, confirm
-from ddray.tracking import default_tracking_uri
+from ddray.tracking.store import default_tracking_uri, sqlite_file
+
+DEFAULT_SPACE = "digits_lenet"
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What `ddray search` was asked for; the names are those of its flags."""
+    """What `ddray search` was asked for; the names are those of its flags.
 
-    space: str
+    What is None is the space's own, or, with `resume`, what the sweep had before.
+    """
+
+    space: str | None = None
     trials: int | None = None
     name: str | None = None
     seed: int | None = None
-    storage: str = "sweeps"
+    storage: str | Path = "sweeps"
     tracking_uri: str | None = None
     address: str | None = None
     cpus_per_trial: float | None = None
@@ -53,7 +61,9 @@ class Prepared:
     spec: SweepSpec
     dataset: Dataset
     engine: EngineConfig
+    resources: Resources
     directory: Path
+    tracking_uri: str
     seed: int
     trials: int
 
@@ -63,141 +73,154 @@ class Prepared:
         return Problem(self.dataset.classes, self.dataset.input_shape)
 
 
-def search(space: str | SweepRequest, **options: Any) -> Outcome:
+def search(space: str | Path | SweepRequest | None = None, **options: Any) -> Outcome:
     """Run a sweep: `ddray.search("search_spaces/mnist_lenet.yaml", trials=64)`.
 
     Opens the sweep's study, takes its unfinished trials up from their last checkpoints, asks for those that are missing,
-    and confirms the winner. The options are the fields of `SweepRequest`.
+    and confirms the winner.
+
+    Args:
+        space: a YAML file, or the stem of one in search_spaces/ (default `digits_lenet`; with `resume`, the sweep's own).
+        **options: the other fields of `SweepRequest`.
 
     Raises:
         RequestError: a request that cannot be carried out; nothing is left behind.
 
     """
-    request = space if isinstance(space, SweepRequest) else SweepRequest(str(space), **options)
-    return run(prepare(request))
+    if isinstance(space, SweepRequest):
+        return run(prepare(space))
+    if options.get("data") is not None:
+        options["data"] = Path(options["data"])
+    return run(prepare(SweepRequest(None if space is None else str(space), **options)))
 
 
 def prepare(request: SweepRequest) -> Prepared:
-    """Check a request against its space, its data and its storage."""
-    storage = storage_directory(request.storage)
-    directory = sweep_directory(storage, request)
-    spec = spec_module.read(request.space, request.assignments)
-    dataset = load(spec.file.dataset, request.data)
-    spec.check(dataset)
+    """Check a request against its space, its data and its storage.
+
+    Raises:
+        RequestError: the first thing that is wrong.
+
+    """
     for key, number in (("--trials", request.trials), ("--max-concurrent", request.max_concurrent)):
         if number is not None and number < 1:
             raise RequestError(key, number, "at least 1")
-    seed = request.seed
+    if request.time_budget is not None and not 0 < request.time_budget < float("inf"):
+        raise RequestError("--time-budget", request.time_budget, "a positive time")
+    storage = storage_directory(request.storage)
+    known: Mapping[str, Any] = {}
     if request.resume:
-        known = stored_identity(directory).get("seed", 0)
-        seed = known if seed is None else seed
-    trials = request.trials or spec.file.trials
-    return Prepared(request, spec, dataset, resolve_engine(spec, request), directory, seed or 0, trials)
+        directory = earlier_sweep(storage, request.name)
+        known = remembered(directory)
+    else:
+        directory = new_sweep(storage, request.name, request.space or DEFAULT_SPACE)
+    spec = _spec(request, known)
+    resources = _resources(spec, request, known)
+    engine = _engine(spec, resources, request.address, known)
+    dataset = load(spec.file.dataset, request.data)
+    spec.check(dataset)
+    seed = request.seed if request.seed is not None else known.get("identity", {}).get("seed", 0)
+    trials = request.trials or known.get("target") or spec.file.trials
+    tracking_uri = request.tracking_uri or known.get("tracking_uri") or default_tracking_uri(storage)
+    return Prepared(request, spec, dataset, engine, resources, directory, _anchored(tracking_uri), seed, trials)
 
 
 def run(prepared: Prepared) -> Outcome:
-    """Run what is missing of a prepared sweep, then confirm and register its winner."""
-    request, directory = prepared.request, prepared.directory
-    tracking_uri = request.tracking_uri or default_tracking_uri(str(directory.parent))
-    created = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
+    """Run what is missing of a prepared sweep, then confirm and register its winner.
+
+    Raises:
+        RequestError: the record or the cluster cannot be used, or the sweep to resume is another one.
+
+    """
+    directory, spec, dataset, request = prepared.directory, prepared.spec, prepared.dataset, prepared.request
+    new = not directory.exists()
+    with made(directory) if new else nullcontext():
+        study = open_study(directory, spec, prepared.problem, prepared.seed, dataset.digests(), resume=request.resume)
+        projection = Projection(prepared.tracking_uri, spec, study, directory, dataset)
+        _remember(study, prepared)
     try:
-        study = open_study(
-            directory, prepared.spec, prepared.problem, prepared.seed, prepared.dataset.digests(), resume=request.resume
-        )
-        projection = Projection(tracking_uri, prepared.spec, study, directory, prepared.dataset)
-    except RequestError:
-        if created:  # refused before anything ran: leave nothing behind
-            for file in directory.iterdir():
-                file.unlink()
-            directory.rmdir()
-        raise
-    cluster = Cluster(request.address or os.environ.get("RAY_ADDRESS"), _resources(prepared), request.max_concurrent)
-    try:
-        execute(prepared.spec.file.arch, prepared.engine, prepared.dataset, study, directory, cluster,
-                target=prepared.trials, time_budget=request.time_budget, record=projection.record,
-                import_paths=(str(Path.cwd()), *(p for p in sys.path if p)))  # fmt: skip
+        _execute(prepared, study, projection)
     except KeyboardInterrupt:
         projection.close("interrupted")
         raise
+    except RequestError:  # no such cluster, or none that a trial fits in
+        projection.close("failed")
+        if new and not study.counted():
+            shutil.rmtree(directory)
+        raise
     projection.record_all()
-    outcome = confirm(study, directory, prepared.dataset, projection, tracking_uri)
+    outcome = confirm(study, directory, dataset, projection, prepared.tracking_uri)
     study.study.set_user_attr("finished", True)
     return outcome
 
 
-def storage_directory(storage: str) -> Path:
-    """The directory that sweeps are kept in, which need not exist yet.
-
-    Raises:
-        RequestError: a file, a place that cannot be written to, or a URI of another kind than `file://`.
-
-    """
-    scheme, separator, rest = storage.partition("://")
-    if separator and scheme != "file":
-        raise RequestError("--storage", storage, "a directory that every node sees, or file://DIRECTORY")
-    path = Path(rest if separator else storage).expanduser().resolve()
-    nearest = next(p for p in (path, *path.parents) if p.exists())
-    if not nearest.is_dir():
-        raise RequestError("--storage", storage, f"a directory; {nearest} is a file")
-    if not os.access(nearest, os.W_OK | os.X_OK) or _read_only(nearest):
-        raise RequestError("--storage", storage, f"a directory that can be written to; {nearest} cannot")
-    return path
-
-
-def sweep_directory(storage: Path, request: SweepRequest) -> Path:
-    """Where the sweep lies: a new place, or with `--resume` that of the sweep named, or of the only unfinished one."""
-    if not request.resume:
-        stem = Path(request.space).stem
-        name = request.name or f"{stem}-{date.today():%Y%m%d}-{secrets.token_hex(2)}"
-        if not name.strip(".") or set(name) & set("/\\:\0\"'?*<>|") or len(name) > 100:
-            raise RequestError("--name", name, "up to 100 characters that can name a directory")
-        if (storage / name).exists():
-            raise RequestError("--name", name, f"it is in use in {storage}; give --resume to go on with it")
-        return storage / name
-    if request.name is not None:
-        if not (storage / request.name / "study.db").is_file():
-            raise RequestError("--resume", request.name, f"there is no such sweep in {storage}")
-        return storage / request.name
-    open_sweeps = [p.parent for p in sorted(storage.glob("*/study.db")) if not stored_identity(p.parent)["finished"]]
-    if len(open_sweeps) != 1:
-        found = ", ".join(p.name for p in open_sweeps) or "none"
-        raise RequestError(
-            "--resume", request.name, f"without --name, exactly one unfinished sweep in {storage}; found: {found}"
-        )
-    return open_sweeps[0]
-
-
-def resolve_engine(spec: SweepSpec, request: SweepRequest) -> EngineConfig:
-    """The engine record with nothing left open: written down once, kept by every trial and resume."""
-    resources, engine = _merge(spec, request), spec.file.engine
-    device = engine.device
-    if device == "auto":
-        device = "cuda" if resources["GPU"] > 0 else "cpu"
-    threads = engine.threads or max(1, int(resources["CPU"]))
-    return engine.model_copy(
-        update={"device": resolve_device(device) if request.address is None else device, "threads": threads}
+def _execute(prepared: Prepared, study: SweepStudy, projection: Projection) -> None:
+    request, resources = prepared.request, prepared.resources
+    cluster = Cluster(
+        request.address or os.environ.get("RAY_ADDRESS"),
+        {"CPU": resources.cpu, "GPU": resources.gpu},
+        request.max_concurrent,
     )
+    with redirect_stdout(sys.stderr):  # Tune prints what it is about to do; standard output is for results
+        execute(prepared.spec.file.arch, prepared.engine, prepared.dataset, study, prepared.directory, cluster,
+                target=prepared.trials, time_budget=request.time_budget, record=projection.record,
+                import_paths=(str(Path.cwd()), *(p for p in sys.path if p)))  # fmt: skip
 
 
-def _merge(spec: SweepSpec, request: SweepRequest) -> dict[str, float]:
-    import torch
-
-    cpu = spec.file.resources.cpu if request.cpus_per_trial is None else request.cpus_per_trial
-    if cpu <= 0:
-        raise RequestError("--cpus-per-trial", cpu, "a positive number")
-    gpu = request.gpus_per_trial
-    if gpu is not None and gpu < 0:
-        raise RequestError("--gpus-per-trial", gpu, "zero, a fraction of a card, or a number of cards")
-    if gpu is None:  # the space's wish, where there is a card; a cluster is asked for what the space says
-        gpu = spec.file.resources.gpu if request.address or torch.cuda.is_available() else 0.0
-    return {"CPU": cpu, "GPU": gpu}
-
-
-def _resources(prepared: Prepared) -> Mapping[str, float]:
-    return _merge(prepared.spec, prepared.request)
+def _remember(study: SweepStudy, prepared: Prepared) -> None:
+    """Write down what a resume goes on with, where it is not told otherwise."""
+    said = {
+        "target": prepared.trials,
+        "engine": prepared.engine.model_dump(mode="json"),
+        "resources": prepared.resources.model_dump(mode="json"),
+        "finished": False,
+    }
+    if "@" not in prepared.tracking_uri:  # a password stays out of files
+        said["tracking_uri"] = prepared.tracking_uri
+    for key, value in said.items():
+        study.study.set_user_attr(key, value)
 
 
-def _read_only(directory: Path) -> bool:
-    # os.access tells root that all is allowed; a file system mounted read-only still is not.
-    return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+def _spec(request: SweepRequest, known: Mapping[str, Any]) -> SweepSpec:
+    """The space that the request names; with `resume` and none named, the one that the sweep began with."""
+    if request.space is not None or not request.resume:
+        return spec_module.read(request.space or DEFAULT_SPACE, request.assignments)
+    stored = known.get("identity", {}).get("space")
+    if stored is None:  # killed before it was written down: nothing has run
+        raise RequestError("space", None, "the sweep to resume never started and does not remember its space: name it")
+    return spec_module.build(request.name or "space", stored, request.assignments)
+
+
+def _resources(spec: SweepSpec, request: SweepRequest, known: Mapping[str, Any]) -> Resources:
+    """What a trial occupies: what was asked for, else what the sweep had, else what the space says."""
+    usual = spec.file.resources.model_dump()
+    if request.address is None and not torch.cuda.is_available():
+        usual["gpu"] = 0.0  # the space's wish, where there is a card; a cluster is asked for what the space says
+    usual |= known.get("resources", {})
+    flags = {"cpu": request.cpus_per_trial, "gpu": request.gpus_per_trial}
+    for kind, amount in flags.items():
+        if amount is not None:
+            try:
+                parse(Resources, {kind: amount})
+            except RequestError as error:
+                raise RequestError(f"--{kind}s-per-trial", amount, error.allowed) from None
+    resources = parse(Resources, usual | {kind: amount for kind, amount in flags.items() if amount is not None})
+    if resources.gpu > 1 and not resources.gpu.is_integer():
+        raise RequestError("--gpus-per-trial", resources.gpu, "a share of a card up to 1, or a whole number of cards")
+    return resources
+
+
+def _engine(spec: SweepSpec, resources: Resources, address: str | None, known: Mapping[str, Any]) -> EngineConfig:
+    """The engine record with nothing left open: written down once, kept by every trial and resume."""
+    if "engine" in known:
+        return parse(EngineConfig, known["engine"], "engine.")
+    engine = spec.file.engine
+    device = engine.device if engine.device != "auto" else "cuda" if resources.gpu > 0 else "cpu"
+    if address is None:
+        device = resolve_device(device)
+    return engine.model_copy(update={"device": device, "threads": engine.threads or max(1, int(resources.cpu))})
+
+
+def _anchored(tracking_uri: str) -> str:
+    """A SQLite URI with an absolute path, so that it means the same from everywhere."""
+    file = sqlite_file(tracking_uri)
+    return tracking_uri if file is None else tracking_uri.replace(str(file), str(file.absolute()), 1)

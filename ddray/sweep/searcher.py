@@ -28,6 +28,7 @@ class StudySearcher(Searcher):
         self.study, self._checkpoints = study, checkpoints
         self._unfinished = deque(unfinished)
         self.numbers: dict[str, int] = {}
+        self.crashes: dict[str, str] = {}  # the last words of trials that crashed
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """The next trial's configuration."""
@@ -49,8 +50,9 @@ class StudySearcher(Searcher):
 
     def observe(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report a look at the validation split to the study."""
-        if not result["diverged"]:
-            self.study.report(self.numbers[trial_id], result["outer_step"], result["val_accuracy"], result["seconds"])
+        number = self.numbers[trial_id]
+        if self.study.is_live(number) and not result["diverged"]:
+            self.study.report(number, result["outer_step"], result["val_accuracy"], result["seconds"])
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Reports go through the scheduler, which needs them first."""
@@ -58,12 +60,11 @@ class StudySearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """End the trial in the study: whatever stopped it, its last result says why."""
         number = self.numbers.get(trial_id)
-        if number is None:
+        if number is None or (result is None and not error):  # Tune let go of it before it ran: it stays unfinished
             return
         if error or result is None:
-            self.study.end(
-                number, "failed", note="the trial crashed, or its worker did, more often than it is tried again"
-            )
+            cause = self.crashes.get(trial_id, "its worker was lost")
+            self.study.end(number, "failed", note=f"crashed more often than it is tried again; at last: {cause}")
         elif result["diverged"]:
             self.study.end(number, "diverged", note=result["diverged"])
         elif result["budget_reached"]:
@@ -97,6 +98,19 @@ class StudyScheduler(FIFOScheduler):
         decision: str = TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
         return decision
 
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Keep what a trial died of; Tune asks the scheduler before it tells the searcher."""
+        self._searcher.crashes[trial.trial_id] = _last_words(trial.error_file)
+
     def __getstate__(self) -> dict[str, Any]:
         """As the searcher: the snapshot is never read."""
         return {}
+
+
+def _last_words(error_file: str | None) -> str:
+    """The last line of the traceback that Tune wrote, which names the exception."""
+    try:
+        lines = Path(error_file or "").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:  # a worker that died may leave none
+        lines = []
+    return lines[-1].strip()[:300] if lines else "its worker was lost"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     import optuna
 
 Kind = Literal["int", "float", "choice"]
+_HUGE = 1e15  # whole numbers far beyond it look alike to float64
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def _range(name: str, ends: Any, *, integers: bool, log: bool) -> tuple[float, f
     ):
         raise RequestError(name, ends, f"two {'whole numbers' if integers else 'numbers'}, [LOW, HIGH]")
     low, high = ends
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise RequestError(name, ends, "finite numbers")
+    if not -_HUGE <= low <= _HUGE or not -_HUGE <= high <= _HUGE:  # NaN is neither
+        raise RequestError(name, ends, f"numbers between -{_HUGE:g} and {_HUGE:g}")
     if low >= high:
         raise RequestError(name, ends, "LOW below HIGH (a single value belongs under fixed)")
     if log and low <= 0:

@@ -7,15 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 
 from ddray.data import Dataset
-from ddray.distillation.config import DistillConfig, EngineConfig, Record, nest, parse, parse_assignment
+from ddray.distillation.config import (
+    DistillConfig,
+    EngineConfig,
+    Number,
+    Record,
+    SyntheticConfig,
+    nest,
+    parse,
+    split_engine,
+)
 from ddray.distillation.distiller import check_problem
 from ddray.errors import RequestError
 from ddray.sweep.constraint import QUANTITIES, Constraint, Problem, parse_constraint
 from ddray.sweep.space import Parameter, parse_search
+from ddray.sweep.space_yaml import parse_yaml
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 
@@ -23,8 +32,8 @@ SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 class AshaConfig(Record):
     """Asynchronous successive halving on outer steps."""
 
-    grace_steps: Annotated[int, Field(ge=1)]
-    reduction_factor: Annotated[int, Field(ge=2, le=100)] = 3
+    grace_steps: Annotated[int, Number, Field(ge=1, le=10_000_000)]
+    reduction_factor: Annotated[int, Number, Field(ge=2, le=100)] = 3
 
 
 class SchedulerConfig(Record):
@@ -36,8 +45,8 @@ class SchedulerConfig(Record):
 class Resources(Record):
     """What one trial occupies; `gpu` is the share of a card where there is one."""
 
-    cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    gpu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    cpu: Annotated[float, Number, Field(gt=0, le=100_000, allow_inf_nan=False)] = 1.0
+    gpu: Annotated[float, Number, Field(ge=0, le=1000, allow_inf_nan=False)] = 0.0
 
 
 class SpaceFile(Record):
@@ -48,8 +57,8 @@ class SpaceFile(Record):
     fixed: dict[str, Any] = {}
     search: dict[str, Any] = {}
     constraints: tuple[str, ...] = ()
-    objectives: dict[Literal["val_accuracy"], Literal["max"]] = {"val_accuracy": "max"}
-    trials: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    objectives: Annotated[dict[Literal["val_accuracy"], Literal["max"]], Field(min_length=1)] = {"val_accuracy": "max"}
+    trials: Annotated[int, Number, Field(ge=1, le=1_000_000)] = 32
     scheduler: SchedulerConfig | None = None
     resources: Resources = Resources()
     engine: EngineConfig = EngineConfig()
@@ -84,13 +93,16 @@ class SweepSpec:
             RequestError: the first key whose value they cannot take, or a constraint that nothing satisfies.
 
         """
-        check_problem(dataset, self.file.arch, self.config(self.fixed))
+        searched = {p.key: p.extremes()[0] for p in self.parameters if not p.when}  # in place of their defaults
+        self._check(dataset, {**self.fixed, **searched})
         for parameter in self.parameters:
             for value in parameter.extremes():
-                settings = {**self.fixed, **parameter.when, parameter.key: value}
+                settings = {**self.fixed, **searched, **parameter.when, parameter.key: value}
                 try:
-                    check_problem(dataset, self.file.arch, self.config(settings))
+                    self._check(dataset, settings)
                 except RequestError as error:
+                    if error.key.startswith("search."):
+                        raise
                     raise RequestError(f"search.{parameter.key}", value, str(error)) from None
         problem = Problem(dataset.classes, dataset.input_shape)
         smallest = self.config(self._smallest(dataset.classes))
@@ -100,12 +112,21 @@ class SweepSpec:
                 given = f"{constraint.quantity} <= {constraint.bound:g}"
                 raise RequestError("constraints", given, f"nothing in the space satisfies it: the least is {least}")
 
+    def _check(self, dataset: Dataset, settings: Mapping[str, Any]) -> None:
+        try:
+            check_problem(dataset, self.file.arch, self.config(settings))
+        except RequestError as error:
+            if error.key in self.file.search:
+                raise RequestError(f"search.{error.key}", error.value, error.allowed) from None
+            raise
+
     def _smallest(self, classes: int) -> dict[str, Any]:
         """The values that make every quantity as small as the space allows: each grows with each of these keys."""
         values = dict(self.fixed)
         for parameter in self.parameters:
             if parameter.key in ("synthetic.steps", "synthetic.epochs", "synthetic.samples_per_class"):
-                values[parameter.key] = min(parameter.extremes())
+                usual = [getattr(SyntheticConfig(), parameter.key.removeprefix("synthetic."))] if parameter.when else []
+                values[parameter.key] = min([*parameter.extremes(), *usual])
             if parameter.key == "synthetic.classes":
                 sized = {i: len(DistillConfig.from_flat({parameter.key: c}).class_ids(classes))
                          for i, c in enumerate(parameter.extremes())}  # fmt: skip
@@ -124,31 +145,27 @@ def read(space: str, assignments: Sequence[str] = ()) -> SweepSpec:
     """
     path = find(space)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise RequestError("space", str(path), f"it is not YAML: {where}{error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise RequestError("space", str(path), f"it cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(content, dict):
-        raise RequestError("space", str(path), "a mapping with dataset, arch, fixed, search, …")
-    return build(path.stem, content, assignments)
+        text = path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise RequestError("space", str(path), f"it cannot be read: {error}") from None
+    return build(path.stem, parse_yaml(text, str(path)), assignments)
 
 
 def build(name: str, content: Mapping[str, Any], assignments: Sequence[str] = ()) -> SweepSpec:
     """Validate the content of a space file."""
     file = parse(SpaceFile, content)
-    fixed, search = dict(file.fixed), dict(file.search)
-    for key, value in map(parse_assignment, assignments):
-        fixed[key] = value
-        search.pop(key, None)
-    for key in fixed.keys() & search.keys():
+    assigned, engine = split_engine(assignments)
+    engine_config = parse(EngineConfig, file.engine.model_dump() | engine, "engine.")
+    fixed = file.fixed | assigned
+    search = _still_searched(file.search, assigned)
+    for key in file.fixed.keys() & search.keys():
         raise RequestError(f"search.{key}", search[key], "it is fixed as well; name it once")
     nest(search, DistillConfig)  # every key is one that a configuration has
-    if file.scheduler is not None:
+    if file.scheduler is not None and "outer.score_every" not in search:
         fixed.setdefault("outer.score_every", file.scheduler.asha.grace_steps)
     settings = DistillConfig.from_flat(fixed)
+    parsed = settings.flat()
+    fixed = {key: parsed.get(key, value) for key, value in fixed.items()}
     if file.scheduler is not None and file.scheduler.asha.grace_steps % settings.outer.score_every:
         grace = file.scheduler.asha.grace_steps
         raise RequestError(
@@ -162,8 +179,25 @@ def build(name: str, content: Mapping[str, Any], assignments: Sequence[str] = ()
             except RequestError as error:
                 raise RequestError(f"search.{parameter.key}", value, error.allowed) from None
     constraints = tuple(parse_constraint(text) for text in file.constraints)
-    file = file.model_copy(update={"fixed": fixed, "search": search})
+    file = file.model_copy(update={"fixed": fixed, "search": search, "engine": engine_config})
     return SweepSpec(name, file, parameters, constraints)
+
+
+def _still_searched(search: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[str, Any]:
+    """The searched keys without those assigned, those whose condition an assignment rules out, and what hangs on these."""
+    left = {key: rule for key, rule in search.items() if key not in assigned}
+
+    def ruled_out(rule: Any) -> bool:
+        when = rule.get("when") if isinstance(rule, Mapping) else None
+        conditions = when.items() if isinstance(when, Mapping) else ()
+        return any(
+            assigned[key] != wanted if key in assigned else key in search and key not in left
+            for key, wanted in conditions
+        )
+
+    while gone := [key for key, rule in left.items() if ruled_out(rule)]:
+        left = {key: rule for key, rule in left.items() if key not in gone}
+    return left
 
 
 def find(space: str) -> Path:
@@ -176,5 +210,5 @@ def find(space: str) -> Path:
     shipped = SPACES / f"{space}.yaml"
     if shipped.is_file():
         return shipped
-    known = ", ".join(sorted(p.stem for p in SPACES.glob("*.yaml")))
-    raise RequestError("space", space, f"a YAML file, or one of {known}")
+    known = sorted(p.stem for p in SPACES.glob("*.yaml"))
+    raise RequestError("space", space, ", or one of ".join(["a YAML file", *([", ".join(known)] if known else [])]))

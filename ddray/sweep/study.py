@@ -22,7 +22,7 @@ from ddray.sweep.space import suggest
 from ddray.sweep.spec import SweepSpec
 
 End = Literal["finished", "pruned", "diverged", "failed", "rejected"]
-_MOST_REJECTIONS = 10_000
+_MOST_REJECTIONS = 1_000
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class SweepStudy:
     def resume(self, number: int) -> Assignment | None:
         """Take up an unfinished trial; None if it was killed before its suggestion was found to be allowed."""
         frozen = self.study.get_trials(deepcopy=False)[number]
+        self._seed_sampler(number)  # for what it was not asked before it was killed
         return self._assign(Trial(self.study, frozen._trial_id))
 
     def assign(self) -> Assignment:
@@ -68,9 +69,7 @@ class SweepStudy:
 
         """
         for _ in range(_MOST_REJECTIONS):
-            # The suggestion depends on the study and on (sweep seed, trial number) alone: a resumed sweep goes on alike.
-            number = len(self.study.get_trials(deepcopy=False))
-            self.study.sampler = sampler(seed_of(self.seed, "suggestion", number))
+            self._seed_sampler(len(self.study.get_trials(deepcopy=False)))
             assignment = self._assign(self.study.ask())
             if assignment is not None:
                 return assignment
@@ -78,11 +77,15 @@ class SweepStudy:
             "constraints", list(self.spec.file.constraints), f"{_MOST_REJECTIONS} suggestions broke them"
         )
 
+    def _seed_sampler(self, number: int) -> None:
+        # A suggestion depends on the study and on (sweep seed, trial number) alone: a resumed sweep goes on alike.
+        self.study.sampler = sampler(seed_of(self.seed, "suggestion", number))
+
     def _assign(self, trial: Trial) -> Assignment | None:
         config = self.spec.config(suggest(self.spec.parameters, self.spec.fixed, trial))
         violations = {str(c.quantity): c.violation(config, self.problem) for c in self.spec.constraints}
-        for name, violation in {**violations, "finite": 0.0}.items():
-            trial.set_constraint(name, violation)
+        for name, violation in violations.items():
+            _set_constraint(trial, name, violation)
         if any(violation > 0 for violation in violations.values()):
             trial.set_user_attr("end", "rejected")
             self.study.tell(trial, state=TrialState.PRUNED)
@@ -107,18 +110,17 @@ class SweepStudy:
 
     def end(self, number: int, end: End, *, value: float | None = None, note: str = "") -> None:
         """End a trial; one that has ended stays as it is."""
-        trial = self._live.pop(number, None)
-        if trial is None:
+        if number not in self._live:
             return
+        trial = self._live[number]
         trial.set_user_attr("end", end)
         if note:
             trial.set_user_attr("note", note)
         if end == "diverged":
-            trial.set_constraint("finite", 1.0)
+            _set_constraint(trial, "finite", 1.0)
         states = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL}
-        with warnings.catch_warnings():
-            # Optuna says so when the last report lacks for a pruned trial: one that diverged before its first look.
-            self.study.tell(trial, value if end == "finished" else None, state=states.get(end, TrialState.PRUNED))
+        self.study.tell(trial, value if end == "finished" else None, state=states.get(end, TrialState.PRUNED))
+        del self._live[number]
 
     def best(self) -> FrozenTrial | None:
         """The finished trial with the highest value; of equals, the first."""
@@ -184,6 +186,11 @@ def end_of(trial: FrozenTrial) -> End | Literal["running"]:
     if trial.state.is_finished():
         return end or ("finished" if trial.state == TrialState.COMPLETE else "failed")
     return "running"
+
+
+def _set_constraint(trial: Trial, name: str, violation: float) -> None:
+    if name not in trial.constraints:  # set before the driver was killed: Optuna keeps the first and warns of a second
+        trial.set_constraint(name, violation)
 
 
 def _value(trial: FrozenTrial) -> float:

@@ -51,7 +51,11 @@ class DistillTrial(tune.Trainable):
             try:
                 self._restore(Path(directory))
                 break
-            except RequestError as unreadable:  # killed while it was written: the one before it is whole
+            except (
+                RequestError,
+                OSError,
+                ValueError,
+            ) as unreadable:  # killed while it was written: there is one before
                 print(f"trial {config['number']}: {unreadable}", file=sys.stderr)
                 self._distiller = self._new(settings, config["seed"])
 
@@ -79,7 +83,7 @@ class DistillTrial(tune.Trainable):
         directory = Path(checkpoint_dir)
         (self._finished or artefact(self._distiller)).save(directory / SET)
         (directory / "seconds").write_text(repr(self._seconds), encoding="utf-8")
-        state.save(self._distiller, directory / CHECKPOINT)  # last: with it, the checkpoint is whole
+        state.save(self._distiller, directory / CHECKPOINT)
 
     def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
         """Take up a checkpoint of this run, after a worker was lost."""
@@ -91,5 +95,6 @@ class DistillTrial(tune.Trainable):
         return True
 
     def _restore(self, directory: Path) -> None:
+        seconds = float((directory / "seconds").read_text(encoding="utf-8"))
         state.load(self._distiller, directory / CHECKPOINT)
-        self._seconds = float((directory / "seconds").read_text(encoding="utf-8"))
+        self._seconds = seconds

@@ -37,7 +37,6 @@ class Watch(Callback):
     Args:
         searcher: knows the numbers of the running trials.
         target: trials that the sweep is to have.
-        steps: outer steps of a whole trial, by trial number.
         record: writes one trial to the record.
         quiet_seconds: the least time between two lines where the terminal cannot redraw.
 

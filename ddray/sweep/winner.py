@@ -12,8 +12,10 @@ from optuna.trial import FrozenTrial
 from ddray.data import Dataset
 from ddray.distillation.baselines import compare
 from ddray.distillation.distilled_set import DistilledSet, load
+from ddray.distillation.distiller import check_problem
 from ddray.distillation.evaluate import PROTOCOLS, RETRAINED, Judge, Score, judge_all, starts_to_score
 from ddray.distillation.streams import NETWORKS
+from ddray.errors import RequestError
 from ddray.sweep.execute import checkpoints
 from ddray.sweep.project import Projection
 from ddray.sweep.study import SweepStudy
@@ -52,13 +54,12 @@ def confirm(study: SweepStudy, directory: Path, dataset: Dataset, projection: Pr
     if winner is None:
         projection.close("failed")
         return Outcome(directory.name, tracking_uri, trials, None, None, None, None, None)
-    place = directory / WINNER
-    distilled = _confirmed_before(place, winner.number, study)
+    place, found = directory / WINNER, _finished_set(directory, winner.number)
+    distilled = _confirmed_before(place, found)
     if distilled is None:
-        found = next(path / SET for path in checkpoints(directory, winner.number) if (path / SET).is_dir())
-        distilled = measure(load(found), dataset)
+        distilled = measure(found, dataset)
         distilled.save(place)
-        study.study.set_user_attr("winner", winner.number)
+    study.study.set_user_attr("winner", winner.number)
     picture = distilled.preview(directory / f"{WINNER}.png")
     registered = register(tracking_uri, projection.recorder.run_id(winner.number), place)
     confirmed = {f"{s.split}_accuracy": s.mean for s in distilled.manifest.scores if s.protocol == "as-distilled"}
@@ -72,9 +73,9 @@ def measure(distilled: DistilledSet, dataset: Dataset) -> DistilledSet:
 
     This is the one look at the test split.
     """
-    with torch.no_grad():
-        network = distilled.build_network()
     config, known = distilled.manifest.distill_config, distilled.known
+    # By the sweep's own search space, which may name a network that is not ours.
+    network, outputs = check_problem(dataset, distilled.manifest.network.arch, config)
     judges = [Judge(dataset, "validation"), Judge(dataset, "test")]
     count = NETWORKS["C"] if known is None else len(known)
     scores: list[Score] = []
@@ -82,7 +83,6 @@ def measure(distilled: DistilledSet, dataset: Dataset) -> DistilledSet:
         n = count if protocol == "as-distilled" else min(count, RETRAINED)
         starts = starts_to_score(network, config.network, known, "C", n)
         scores += judge_all(judges, network, starts, distilled.synthetic, distilled.manifest.step_order, protocol)
-    outputs = distilled.manifest.network.outputs
     baselines = compare(judges, dataset, config, network, outputs, known, count)
     manifest = distilled.manifest.model_copy(
         update={"scores": (*distilled.manifest.scores, *scores), "baselines": baselines}
@@ -90,7 +90,18 @@ def measure(distilled: DistilledSet, dataset: Dataset) -> DistilledSet:
     return DistilledSet(distilled.inputs, distilled.labels, distilled.rates, known, manifest)
 
 
-def _confirmed_before(place: Path, number: int, study: SweepStudy) -> DistilledSet | None:
-    if study.study.user_attrs.get("winner") != number or not place.is_dir():
+def _finished_set(directory: Path, number: int) -> DistilledSet:
+    places = [path / SET for path in checkpoints(directory, number)]
+    if not places:
+        raise RequestError("--resume", directory.name, f"the set of its winner, trial {number}, is no longer there")
+    return load(places[0])
+
+
+def _confirmed_before(place: Path, found: DistilledSet) -> DistilledSet | None:
+    """The set that was confirmed already, if it is this one: the test split is not looked at again."""
+    if not place.is_dir():
         return None
-    return load(place)
+    kept = load(place)
+    ours, theirs = ((s.inputs, s.labels, s.rates) for s in (kept, found))
+    same = all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    return kept if same and kept.manifest.test_looks() else None

@@ -20,6 +20,7 @@ VARIANTS = {
     "fewer classes": {"synthetic__classes": [2, 0]},
     "several samples": {"synthetic__samples_per_class": 2},
     "real": {"synthetic__init": "real"},
+    "average": {"synthetic__init": "average"},
     "step decay": {"outer__decay": "step", "outer__decay_every": 3, "outer__clip": None},
 }
 

@@ -2,7 +2,15 @@ import pytest
 import torch
 
 from ddray.distillation.baselines import KINDS, RATES, choose, compare
-from ddray.distillation.evaluate import Judge, judge_all, retrain, score_from, starts_to_score, train_as_distilled, wilson
+from ddray.distillation.evaluate import (
+    Judge,
+    judge_all,
+    retrain,
+    score_from,
+    starts_to_score,
+    train_as_distilled,
+    wilson,
+)
 from ddray.distillation.labels import sample_classes
 from ddray.distillation.real import RealBatches, class_averages, real_samples
 from ddray.distillation.streams import NETWORKS, generator, network_generator, seed_of

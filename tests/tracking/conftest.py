@@ -1,11 +1,9 @@
-"""A migrated MLflow database to copy (its first touch takes seconds), and distilled sets made by hand."""
+"""An empty record, and distilled sets made by hand."""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,36 +16,6 @@ from ddray.distillation.manifest import DatasetRecord, Manifest, NetworkRecord
 from ddray.networks import build
 
 MakeSet = Callable[..., Path]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    # MLflow's own use of SQLAlchemy, when it maps its tables.
-    config.addinivalue_line(
-        "filterwarnings",
-        "ignore:The ``noload`` loader strategy is deprecated and will be removed in a future release:DeprecationWarning",
-    )
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return
-
-
-@pytest.fixture(scope="session")
-def first_touch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A database that was not there before it was opened, and the process that opened it."""
-    file = tmp_path_factory.mktemp("migrated") / "a" / "b" / "mlflow.db"
-    script = "import sys; from ddray.tracking.store import open_client; open_client(sys.argv[1], create=True)"
-    command = [sys.executable, "-c", script, f"sqlite:///{file}"]
-    return file, subprocess.run(command, capture_output=True, text=True, check=True)
-
-
-@pytest.fixture(scope="session")
-def migrated(first_touch: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
-    """A database with MLflow's tables and nothing in them."""
-    return first_touch[0]
 
 
 @pytest.fixture

@@ -1,0 +1,33 @@
+"""Where a result is to be written: made sure of before the work, unmade if there is no result."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ddray.errors import RequestError
+
+
+@contextmanager
+def writable_folder(folder: Path, key: str) -> Iterator[None]:
+    """Make `folder`, and see that files can be made in it; if the block fails, folders made and still empty go again.
+
+    Raises:
+        RequestError: it cannot be made or written in; `key` is what the user named it by.
+
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise RequestError(key, str(folder), f"a directory that can be written to: {error.strerror}") from None
+        yield
+    except BaseException:
+        for path in missing:
+            with suppress(OSError):  # not empty: something in it was wanted
+                path.rmdir()
+        raise

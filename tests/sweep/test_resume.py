@@ -1,0 +1,216 @@
+"""A sweep that is killed, interrupted, stopped by the clock or extended goes on where it stood."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+from safetensors import safe_open
+from sqlalchemy.exc import SQLAlchemyError
+
+from ddray.data import Dataset
+from ddray.sweep import Outcome, search
+from ddray.sweep.execute import checkpoints
+from ddray.sweep.trial import CHECKPOINT
+from tests.sweep.conftest import NewRecord
+from tests.sweep.sweeps import ROOT, in_state, kept_set, same_tensors, save_space, told, uninterrupted
+
+LONG = {"outer.steps": 160, "outer.score_every": 8}
+SEARCH = {"outer.lr": {"float": [0.01, 0.1], "log": True}}
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A sweep of three trials whose driver was stopped by a signal, and what it went on to."""
+
+    status: int
+    seconds: float  # from the signal to the end of the driver
+    error: str
+    before: list[FrozenTrial]
+    steps: dict[int, list[int]]  # outer steps at the checkpoints of the unfinished trials, the last one first
+    outcome: Outcome
+    directory: Path
+
+    @property
+    def after(self) -> list[FrozenTrial]:
+        return told(self.directory)
+
+    def first_step(self, number: int) -> int:
+        """The outer step of the first checkpoint that the second run kept, which keeps two."""
+        return min(_step(place) for place in checkpoints(self.directory, number) if "tune-0001" in place.parts)
+
+
+StopSweep = Callable[..., Stopped]
+
+
+@pytest.fixture(scope="module")
+def stop_sweep(
+    local_ray: None,  # noqa: ARG001
+    data: Path,
+    new_record: NewRecord,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> StopSweep:
+    def stop(number: signal.Signals, meddle: Callable[[Path], None] = lambda _: None) -> Stopped:
+        folder, uri = tmp_path_factory.mktemp("stopped"), new_record()
+        space = save_space(folder / "x.yaml", data, fixed=LONG, search=SEARCH, trials=3)
+        options = ["--name", "s", "--storage", str(folder), "--tracking-uri", uri, "--max-concurrent", "2"]
+        directory = folder / "s"
+        with (folder / "stderr").open("w") as error:
+            driver = subprocess.Popen(
+                [sys.executable, "run_search.py", space, *options], cwd=ROOT, start_new_session=True, stderr=error,
+                stdout=error, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+        try:
+            _wait(driver, lambda: _half_way(directory))
+            began = time.monotonic()
+            driver.send_signal(number)
+            status = driver.wait(timeout=60)
+        finally:
+            driver.kill()
+            driver.wait()
+        seconds = time.monotonic() - began
+        before = told(directory)
+        unfinished = in_state(before, TrialState.RUNNING)
+        steps = {n: [_step(place) for place in checkpoints(directory, n)] for n in unfinished}
+        for unfinished_number in unfinished:
+            meddle(checkpoints(directory, unfinished_number)[0])
+        outcome = search(space, storage=str(folder), name="s", tracking_uri=uri, resume=True)
+        return Stopped(status, seconds, (folder / "stderr").read_text(), before, steps, outcome, directory)
+
+    return stop
+
+
+@pytest.fixture(scope="module")
+def killed(stop_sweep: StopSweep) -> Stopped:
+    return stop_sweep(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def interrupted(stop_sweep: StopSweep) -> Stopped:
+    """By Ctrl-C; and before it goes on, the last checkpoint of every unfinished trial is damaged."""
+
+    def truncate(place: Path) -> None:
+        content = (place / CHECKPOINT).read_bytes()
+        (place / CHECKPOINT).write_bytes(content[: len(content) // 2])
+
+    return stop_sweep(signal.SIGINT, truncate)
+
+
+def test_no_trial_is_lost_and_none_is_left_running(killed: Stopped, interrupted: Stopped) -> None:
+    for stopped in (killed, interrupted):
+        assert in_state(stopped.before, TrialState.RUNNING)
+        assert [trial.state for trial in stopped.after] == [TrialState.COMPLETE] * 3
+
+
+def test_finished_trials_do_not_run_again(killed: Stopped, interrupted: Stopped) -> None:
+    for stopped in (killed, interrupted):
+        done = in_state(stopped.before, TrialState.COMPLETE)
+        assert done
+        for number in done:
+            assert not list(stopped.directory.glob(f"tune-0001/trial-{number:05d}"))
+            assert stopped.after[number].datetime_complete == stopped.before[number].datetime_complete
+
+
+def test_unfinished_trials_keep_their_reports(killed: Stopped) -> None:
+    for before, after in zip(killed.before, killed.after, strict=False):
+        assert before.intermediate_values.items() <= after.intermediate_values.items()
+        assert sorted(after.intermediate_values) == list(range(8, 161, 8))
+
+
+def test_unfinished_trials_go_on_from_their_last_checkpoint(killed: Stopped) -> None:
+    assert killed.steps
+    for number, steps in killed.steps.items():
+        assert steps[0] > 0
+        assert _iterations(killed, number) == (160 - steps[0]) // 8
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(interrupted: Stopped) -> None:
+    assert interrupted.steps
+    for number, steps in interrupted.steps.items():
+        assert len(steps) == 2
+        assert _iterations(interrupted, number) == (160 - steps[1]) // 8
+
+
+def test_sets_are_those_of_uninterrupted_distillations(killed: Stopped, interrupted: Stopped, dataset: Dataset) -> None:
+    for stopped in (killed, interrupted):
+        for number in stopped.steps:
+            kept = kept_set(stopped.directory, number)
+            alone = uninterrupted(dataset, kept.manifest.distill_config, number)
+            assert same_tensors(kept, alone)
+            assert stopped.after[number].value == alone.manifest.scores[0].mean
+
+
+def test_ctrl_c_ends_soon_with_status_130_and_says_how_to_go_on(interrupted: Stopped) -> None:
+    assert interrupted.status == 130
+    assert interrupted.seconds < 20
+    assert "ddray: interrupted" in interrupted.error and "--resume" in interrupted.error
+    assert "Traceback" not in interrupted.error and "Tuner.restore" not in interrupted.error
+
+
+def test_the_winner_is_confirmed_after_a_resume(killed: Stopped) -> None:
+    assert killed.outcome.distilled is not None and killed.outcome.distilled.manifest.test_looks() == 1
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_more_trials_extend_a_sweep(data: Path, new_record: NewRecord, tmp_path: Path) -> None:
+    space, uri = save_space(tmp_path / "x.yaml", data, fixed={}, search=SEARCH), new_record()
+    search(space, storage=str(tmp_path), name="s", tracking_uri=uri, trials=2)
+    first = told(tmp_path / "s")
+    outcome = search(space, storage=str(tmp_path), name="s", tracking_uri=uri, trials=4, resume=True)
+    trials = told(tmp_path / "s")
+    assert in_state(trials, TrialState.COMPLETE) == [0, 1, 2, 3] == [trial.number for trial in outcome.trials]
+    assert [trial.datetime_complete for trial in trials[:2]] == [trial.datetime_complete for trial in first]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_time_budget_leaves_nothing_running_and_the_sweep_can_be_extended(
+    data: Path, new_record: NewRecord, tmp_path: Path
+) -> None:
+    space = save_space(tmp_path / "x.yaml", data, fixed=LONG | {"outer.steps": 80}, search=SEARCH)
+    options = {"storage": str(tmp_path), "name": "s", "tracking_uri": new_record()}
+    search(space, trials=500, time_budget=3.0, **options)
+    stopped = told(tmp_path / "s")
+    assert len(stopped) < 500 and in_state(stopped, TrialState.RUNNING) == []
+    assert [t.user_attrs["note"] for t in stopped if t.state == TrialState.PRUNED] == ["the time budget was over"] * 2
+    outcome = search(space, trials=len(stopped) + 1, resume=True, **options)
+    assert outcome.winner is not None
+    assert len(told(tmp_path / "s")) == len(stopped) + 1 and told(tmp_path / "s")[-1].state == TrialState.COMPLETE
+
+
+def _half_way(directory: Path) -> bool:
+    """One trial is finished, another has two checkpoints."""
+    try:
+        trials = told(directory)
+    except (KeyError, SQLAlchemyError, optuna.exceptions.OptunaError):  # the driver is just making it
+        return False
+    running = in_state(trials, TrialState.RUNNING)
+    return bool(in_state(trials, TrialState.COMPLETE)) and any(len(checkpoints(directory, n)) > 1 for n in running)
+
+
+def _wait(driver: subprocess.Popen[bytes], condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert driver.poll() is None, "the driver has ended by itself"
+        assert time.monotonic() < end, "the driver did not come there in time"
+        time.sleep(0.02)
+
+
+def _step(place: Path) -> int:
+    with safe_open(place / CHECKPOINT, framework="pt") as file:
+        return int(json.loads(file.metadata()["numbers"])["step"])
+
+
+def _iterations(stopped: Stopped, number: int) -> int:
+    """How many steps of Tune, rung intervals, the second run took for a trial: its checkpoints are counted from 0."""
+    places = stopped.directory.glob(f"tune-0001/trial-{number:05d}/checkpoint_*")
+    return 1 + max(int(place.name.removeprefix("checkpoint_")) for place in places)
