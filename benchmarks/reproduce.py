@@ -26,6 +26,7 @@ import yaml
 import ddray
 from ddray.distillation import EngineConfig, Progress
 from ddray.distillation.assess import assess
+from ddray.distillation.streams import NETWORKS
 
 HERE = Path(__file__).resolve().parent
 CONFIGS, OUT, LEDGER = HERE / "configs", HERE / "out", HERE / "test_ledger.jsonl"
@@ -59,7 +60,7 @@ def reproduce(row: str, *, test: bool, threads: int) -> None:
         place, minutes = distilled(row, digest, config, seed, threads)
         found = {"seed": seed, "minutes": minutes}
         for split in ("validation", "test") if test else ("validation",):
-            nets = None if config["config"].get("network.source") == "fixed" else 200 if split == "test" else 100
+            nets = None if config["config"].get("network.source") == "fixed" else NETWORKS["C"]
             scores = assess(place, nets=nets, split=split, baselines=False).scores
             found[split] = scores[0].model_dump(mode="json", exclude={"accuracies", "date"})
             print(f"{row} seed {seed}: {scores[0]}", flush=True)
@@ -68,8 +69,17 @@ def reproduce(row: str, *, test: bool, threads: int) -> None:
         means = [run[split]["mean"] for run in runs]
         print(f"{row}: {split} {summary(means)} over {len(means)} distillation seed(s)", flush=True)
     if test:
-        append({"row": row, "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(),
-                "config": digest, "samples": config["samples"], "source": config["config"]["network.source"], "runs": runs})  # fmt: skip
+        append(
+            {
+                "row": row,
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "commit": commit(),
+                "config": digest,
+                "samples": config["samples"],
+                "source": config["config"]["network.source"],
+                "runs": runs,
+            }
+        )
 
 
 def distilled(row: str, digest: str, config: dict[str, Any], seed: int, threads: int) -> tuple[Path, float]:
@@ -103,11 +113,16 @@ def table() -> str:
     """The last line of each row in the ledger, as Markdown."""
     last = {entry["row"]: entry for entry in map(json.loads, LEDGER.read_text(encoding="utf-8").splitlines())}
     looks = [json.loads(line)["row"] for line in LEDGER.read_text(encoding="utf-8").splitlines()]
-    lines = ["| row | images | network | validation | test | minutes a run | looks at test |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| row | images | network | validation | test | minutes a run | looks at test |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row, entry in last.items():
         cells = [over_seeds(entry["runs"], split) for split in ("validation", "test")]
         minutes = statistics.mean(run["minutes"] for run in entry["runs"])
-        lines.append(f"| {row} | {entry['samples']} | {entry['source']} | {cells[0]} | {cells[1]} | {minutes:.0f} | {looks.count(row)} |")
+        lines.append(
+            f"| {row} | {entry['samples']} | {entry['source']} | {cells[0]} | {cells[1]} | {minutes:.0f} | {looks.count(row)} |"
+        )
     return "\n".join(lines)
 
 
@@ -132,7 +147,9 @@ def summary(means: list[float]) -> str:
 
 def commit() -> str:
     """The commit of this checkout, with `+` where files differ from it."""
-    head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True)
+    head = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True
+    )
     changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no", "--", "ddray"], cwd=HERE,
                              capture_output=True, text=True, check=True)  # fmt: skip
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
