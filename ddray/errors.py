@@ -8,7 +8,7 @@ class RequestError(ValueError):
 
     def __init__(self, key: str, value: object, allowed: str) -> None:
         self.key, self.value, self.allowed = key, value, allowed
-        super().__init__(f"{key}: {value!r} is refused: {allowed}")
+        super().__init__(" ".join(f"{key}: {value!r} is refused: {allowed}".split("\n")))
 
 
 class MissingExtra(RequestError):

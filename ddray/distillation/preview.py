@@ -29,6 +29,8 @@ def draw(distilled: DistilledSet, file: Path) -> Path:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtra("matplotlib", "a preview") from error
+    if file.suffix.lstrip(".") not in FigureCanvasAgg.filetypes:
+        raise RequestError("--out", str(file), "name a .png, .pdf or .svg file")
     images = pictures(distilled).flatten(0, 1)
     labels = distilled.labels.flatten(0, 1)
     columns = min(10, distilled.inputs.shape[1])
@@ -42,12 +44,13 @@ def draw(distilled: DistilledSet, file: Path) -> Path:
             axis.set_title(caption(labels[index], distilled.manifest.dataset.class_names), fontsize=6)
     figure.suptitle(_title(distilled, shown=min(len(images), rows * columns)), fontsize=8)
     figure.tight_layout()
-    if file.suffix.lstrip(".") not in FigureCanvasAgg.filetypes:
-        raise RequestError("--out", str(file), "name a .png, .pdf or .svg file")
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.tmp")
-    figure.savefig(temporary, format=file.suffix.lstrip("."))
-    temporary.replace(file)
+    try:
+        figure.savefig(temporary, format=file.suffix.lstrip("."))
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
     return file
 
 

@@ -35,7 +35,7 @@ def distill(
     config: Mapping[str, Any] | DistillConfig | None = None,
     *,
     seed: int = 0,
-    data: Path | None = None,
+    data: Path | str | None = None,
     engine: EngineConfig | None = None,
     checkpoint: Path | None = None,
     report: Callable[[Progress], None] | None = None,
@@ -60,7 +60,7 @@ def distill(
         Diverged: a number stopped being finite before there was any look; after one, the best set is returned.
 
     """
-    real = load_dataset(dataset, data) if isinstance(dataset, str) else dataset
+    real = load_dataset(dataset, Path(data) if data else None) if isinstance(dataset, str) else dataset
     settings = config if isinstance(config, DistillConfig) else DistillConfig.from_flat(config or {})
     distiller = Distiller(real, arch, settings, seed=seed, engine=engine)
     if checkpoint is not None and checkpoint.exists():

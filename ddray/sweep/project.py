@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -71,10 +72,13 @@ class Projection:
         """Write one trial as the study has it now; with its set and picture, once it has ended."""
         if self._failed:
             return
+        logging.disable(logging.ERROR)  # MLflow logs a page for every failure; one line says it
         try:
             self._write(number)
         except Exception as error:  # drivers and servers fail in their own ways
             self._warn(error)
+        finally:
+            logging.disable(logging.NOTSET)
 
     def record_all(self) -> None:
         """Write every trial that was ever started.

@@ -156,12 +156,6 @@ def open_study(
     return SweepStudy(study, spec, problem, seed)
 
 
-def stored_identity(directory: Path) -> dict[str, Any]:
-    """What the study of an existing sweep says of itself, with `finished` beside it."""
-    study = optuna.load_study(study_name=directory.name, storage=f"sqlite:///{directory / 'study.db'}")
-    return {**study.user_attrs.get("identity", {}), "finished": bool(study.user_attrs.get("finished"))}
-
-
 def sampler(seed: int) -> optuna.samplers.BaseSampler:
     """Grouped multivariate TPE (Bergstra et al., 2011; Falkner et al., 2018), which conditional parameters need."""
     with warnings.catch_warnings():

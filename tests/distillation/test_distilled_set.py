@@ -186,11 +186,12 @@ def test_a_stamp_adds_a_score_and_keeps_the_tensors(made: DistilledSet, tmp_path
 
 
 def test_a_preview_is_a_picture(made: DistilledSet, tmp_path: Path) -> None:
-    file = made.preview(tmp_path / "deep" / "picture.png")
+    room = tmp_path / "room"
+    file = made.preview(room / "deep" / "picture.png")
     assert file.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(RequestError, match=r"\.png"):
-        made.preview(tmp_path / "picture.doc")
-    assert [p.name for p in tmp_path.iterdir()] == ["deep"]
+        made.preview(room / "picture.doc")
+    assert [p.name for p in room.rglob("*")] == ["deep", "picture.png"]
 
 
 def test_an_artefact_without_a_score_tells_no_maximum() -> None:

@@ -61,7 +61,7 @@ def new_record(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> NewR
 
 @pytest.fixture(scope="package")
 def finished(
-    local_ray: None,  # noqa: ARG001
+    local_ray: None,
     data: Path,
     new_record: NewRecord,
     tmp_path_factory: pytest.TempPathFactory,
@@ -70,7 +70,7 @@ def finished(
     folder, uri = tmp_path_factory.mktemp("finished"), new_record()
     space = sweeps.save_space(
         folder / "blobs.yaml", data,
-        fixed={},
+        fixed={"synthetic.epochs": 3},
         search={"synthetic.lr": {"choice": [0.2, 1e-6, 1e6]}, "synthetic.steps": {"int": [1, 6]}},
         constraints=["stored_samples <= 9"],
         scheduler={"asha": {"grace_steps": 4, "reduction_factor": 2}},

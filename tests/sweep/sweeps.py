@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ARCH = "tests.distillation.problems:mlp"
 QUICK = {
     "synthetic.steps": 2,
-    "synthetic.epochs": 3,
+    "synthetic.epochs": 1,
     "synthetic.lr": 0.2,
     "outer.steps": 12,
     "outer.batch": 32,
