@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ddray import report
-from ddray.errors import Diverged, RequestError
+from ddray.errors import Diverged, RecordError, RequestError
 from ddray.files import writable_folder
 
 app = typer.Typer(add_completion=False, help="Search, compare and keep distilled datasets.")
@@ -241,7 +241,7 @@ def status(arguments: Sequence[str] | None = None) -> int:
         return _complain(error.format_message(), 2)
     except typer.Exit as error:
         return error.exit_code
-    except Diverged as error:
+    except (Diverged, RecordError) as error:
         return _complain(error, 1)
     except (KeyboardInterrupt, typer.Abort):
         returned = _INTERRUPTED

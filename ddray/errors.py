@@ -28,3 +28,14 @@ class Diverged(ArithmeticError):
 
     def __reduce__(self) -> tuple[type[Diverged], tuple[str, int, int | None]]:
         return type(self), (self.what, self.outer_step, self.inner_step)
+
+
+class RecordError(RuntimeError):
+    """A sweep ran, but its record could not be written; the sweep itself is safe in its study (exit status 1)."""
+
+    def __init__(self, cause: str, directory: str) -> None:
+        name = directory.rstrip("/").rpartition("/")[2]
+        super().__init__(
+            f"the record could not be written: {cause}; the trials are safe in {directory}, and "
+            f"--resume --name {name} goes on from here"
+        )

@@ -14,7 +14,7 @@ import yaml
 from optuna.trial import FrozenTrial
 
 from ddray.data import Dataset
-from ddray.errors import RequestError
+from ddray.errors import RecordError, RequestError
 from ddray.sweep.execute import checkpoints
 from ddray.sweep.space import suggest
 from ddray.sweep.spec import SweepSpec
@@ -22,16 +22,6 @@ from ddray.sweep.study import SweepStudy, end_of
 from ddray.sweep.trial import SET
 from ddray.tracking.figures import sweep_figures
 from ddray.tracking.recorder import Recorder, Status, SweepEntry, TrialEntry
-
-
-class RecordError(RuntimeError):
-    """A sweep ran, but its record could not be written; the sweep itself is safe in its study (exit status 1)."""
-
-    def __init__(self, directory: Path, cause: Exception) -> None:
-        super().__init__(
-            f"the record could not be written: {_line(cause)}; the trials are safe in {directory}, and "
-            f"--resume --name {directory.name} goes on from here"
-        )
 
 
 class Projection:
@@ -91,7 +81,7 @@ class Projection:
             for frozen in self._study.counted():
                 self._write(frozen.number)
         except Exception as error:
-            raise RecordError(self._directory, error) from error
+            raise RecordError(_line(error), str(self._directory)) from error
 
     def close(
         self, status: Literal["finished", "interrupted", "failed"], metrics: dict[str, float] | None = None
@@ -111,7 +101,7 @@ class Projection:
                 self.recorder.finish(status, {})
         except Exception as error:
             if status == "finished":
-                raise RecordError(self._directory, error) from error
+                raise RecordError(_line(error), str(self._directory)) from error
             self._warn(error)
 
     def _write(self, number: int) -> None:

@@ -11,9 +11,10 @@ import pytest
 from optuna.trial import TrialState
 
 from ddray.data import Dataset
+from ddray.errors import RecordError
 from ddray.sweep import Outcome, search
 from ddray.sweep.execute import slots
-from ddray.sweep.project import Projection, RecordError
+from ddray.sweep.project import Projection
 from ddray.sweep.spec import read
 from ddray.sweep.study import open_study
 from ddray.tracking.store import sqlite_file
