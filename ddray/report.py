@@ -243,8 +243,11 @@ def _document(content: Any) -> None:
 
 
 def _score(score: Score) -> str:
+    if score.diverged == score.n:
+        return "diverged" if score.n == 1 else f"all {score.n} diverged"
     if score.std is not None:
-        return f"{100 * score.mean:.2f} ± {100 * score.std:.2f} (n = {score.n})"
+        lost = f", {score.diverged} diverged" if score.diverged else ""
+        return f"{100 * score.mean:.2f} ± {100 * score.std:.2f} (n = {score.n}{lost})"
     low, high = score.interval or (score.mean, score.mean)
     return f"{100 * score.mean:.2f} [{100 * low:.1f}, {100 * high:.1f}]"
 

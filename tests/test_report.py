@@ -100,6 +100,17 @@ def test_one_network_has_an_interval_and_no_spread(capsys: pytest.CaptureFixture
     assert "90.00 [88.0, 91.7]" in out and "one network (n = 1)" in out and "±" not in out
 
 
+@pytest.mark.parametrize(
+    ("n", "lost", "told"), [(1, 1, "diverged"), (5, 5, "all 5 diverged"), (5, 2, "(n = 5, 2 diverged)")]
+)
+def test_what_diverged_is_not_told_as_a_number(
+    n: int, lost: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report.assessment(_assessment(score(0.0, n=n).model_copy(update={"diverged": lost})), as_json=False)
+    out = capsys.readouterr().out
+    assert told in out and ("0.00" in out) == (lost < n)
+
+
 def test_a_document_is_json_alone(capsys: pytest.CaptureFixture[str]) -> None:
     report.assessment(_assessment(score(0.9)), as_json=True)
     document = json.loads(capsys.readouterr().out)

@@ -68,12 +68,15 @@ def score(
     order = config.step_order()
     rates = constant_rates(baseline.rate, len(order), baseline.labels)
     accuracies: list[list[float]] = [[] for _ in judges]
+    diverged = 0
     for i, start in enumerate(starts_to_score(network, config.network, known, networks, n)):
         real = Synthetic(baseline.draws[i % len(baseline.draws)], baseline.labels, rates)
-        for found, one in zip(accuracies, judge_all(judges, network, [start], real, order), strict=True):
+        scores = judge_all(judges, network, [start], real, order)
+        diverged += scores[0].diverged
+        for found, one in zip(accuracies, scores, strict=True):
             found.append(one.mean)
     return tuple(
-        score_from(found, len(judge.y), "as-distilled", judge.split)
+        score_from(found, len(judge.y), "as-distilled", judge.split, diverged)
         for found, judge in zip(accuracies, judges, strict=True)
     )
 

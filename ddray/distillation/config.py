@@ -102,6 +102,7 @@ class OuterConfig(Record):
     clip: Positive | None = 5.0  # largest norm of the whole outer gradient
     batch: Count = 1024  # real examples per outer step
     networks: Annotated[int, Number, Field(ge=1, le=1000)] = 1  # networks per outer step, their gradients averaged
+    window: Annotated[Few | None, Number] = None  # inner steps that the gradient goes through; None: all T
     score_every: Count = 100  # outer steps between two looks at the validation split
 
 

@@ -25,11 +25,10 @@ from ddray.distillation.evaluate import (
     SplitName,
     constant_rates,
     starts_to_score,
-    train_as_distilled,
 )
 from ddray.distillation.manifest import FORMAT, DatasetRecord, Manifest, checksum, seal
 from ddray.distillation.streams import generator
-from ddray.distillation.unroll import Synthetic
+from ddray.distillation.unroll import Synthetic, train_as_distilled
 from ddray.errors import RequestError
 from ddray.networks import ARCHITECTURES, Network, build
 

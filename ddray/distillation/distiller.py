@@ -15,7 +15,7 @@ from ddray.distillation.evaluate import Judge, Score, known_starts, starts_to_sc
 from ddray.distillation.labels import initial_labels, sample_classes
 from ddray.distillation.real import RealBatches, class_averages, real_samples
 from ddray.distillation.streams import NETWORKS, NetworkSet, generator, seed_of
-from ddray.distillation.unroll import ADJOINTS, Synthetic
+from ddray.distillation.unroll import ADJOINTS, Synthetic, through_window
 from ddray.errors import Diverged, RequestError
 from ddray.networks import Network, build
 
@@ -91,9 +91,11 @@ class Distiller:
         seen = Synthetic(synthetic.inputs.detach(), synthetic.labels.detach(), synthetic.rates.detach())
         totals, loss = [torch.zeros_like(t) for t in (seen.inputs, seen.labels, seen.rates)], 0.0
         for index in range(outer.networks):
-            dropout = seed_of(self.seed, "dropout", self.step, index)
+            dropout, window = seed_of(self.seed, "dropout", self.step, index), self._window(index)
             try:
-                value, slope = differentiate(self.network, self._start(index), seen, self.order, batch, dropout)
+                value, slope = through_window(
+                    differentiate, self.network, self._start(index), seen, self.order, batch, dropout, window
+                )
             except Diverged as diverged:
                 raise Diverged(diverged.what, self.step, diverged.inner_step) from None
             loss += value.item() / outer.networks
@@ -110,6 +112,13 @@ class Distiller:
             return self.known[(self.step * self.config.outer.networks + index) % len(self.known)]
         law = self.config.network
         return self.network.draw(law.law, law.gain, generator(self.seed, "network", self.step, index))
+
+    def _window(self, index: int) -> range:
+        """The inner steps that the gradient of network `index` goes through: all, or a window that ends at random."""
+        steps, length = len(self.order), self.config.outer.window or len(self.order)
+        drawn = generator(self.seed, "window", self.step, index)
+        end = int(torch.randint(length, steps + 1, (), generator=drawn))
+        return range(end - length, end)
 
     def _require_finite(self, loss: float, gradients: list[Tensor]) -> None:
         if not math.isfinite(loss):
@@ -254,6 +263,8 @@ def check_problem(dataset: Dataset, arch: str, config: DistillConfig) -> tuple[N
     config.class_ids(dataset.classes)
     if config.outer.batch > len(dataset.train):
         raise RequestError("outer.batch", config.outer.batch, f"at most the {len(dataset.train)} training examples")
+    if config.outer.window is not None and config.outer.window > config.inner_steps:
+        raise RequestError("outer.window", config.outer.window, f"at most the {config.inner_steps} inner steps")
     if config.labels.softmax and outputs == 1:
         raise RequestError("labels.softmax", True, "one logit has no softmax; it is for three classes or more")
     return network, outputs

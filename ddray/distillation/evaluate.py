@@ -13,7 +13,7 @@ from torch import Tensor
 from ddray.data import Dataset
 from ddray.distillation.config import NetworkConfig, Record
 from ddray.distillation.streams import NetworkSet, network_generator, seed_of
-from ddray.distillation.unroll import Synthetic, predictions, sgd_step, soft_loss
+from ddray.distillation.unroll import Synthetic, predictions, soft_loss, train_as_distilled
 from ddray.networks import Network
 
 Protocol = Literal["as-distilled", "retrain"]
@@ -28,7 +28,8 @@ class Score(Record):
     """The accuracy of networks trained on a set, each accuracy in [0, 1].
 
     Several networks are told as mean ± std over networks. A single known network has one accuracy; its uncertainty is
-    over examples (Wilson's 95 % interval), and `std` is None.
+    over examples (Wilson's 95 % interval), and `std` is None. Networks whose weights did not stay finite are `diverged`:
+    they count as 0.
     """
 
     protocol: Protocol
@@ -39,19 +40,22 @@ class Score(Record):
     examples: int
     accuracies: tuple[float, ...]
     interval: tuple[float, float] | None = None
+    diverged: int = 0
     date: str
 
     def __str__(self) -> str:
         """One line, in per cent."""
-        what = f"{self.protocol}, {self.split}"
+        what = f"{self.protocol}, {self.split}" + (f", {self.diverged} of {self.n} diverged" if self.diverged else "")
         if self.std is not None:
             return f"{100 * self.mean:.2f} ± {100 * self.std:.2f} % (n = {self.n} networks; {what})"
         low, high = self.interval or (self.mean, self.mean)
         return f"{100 * self.mean:.2f} % (one known network, 95 % interval {100 * low:.2f} to {100 * high:.2f}; {what})"
 
 
-def score_from(accuracies: Sequence[float], examples: int, protocol: Protocol, split: SplitName) -> Score:
-    """Summarise the accuracies of n networks on `examples` examples."""
+def score_from(
+    accuracies: Sequence[float], examples: int, protocol: Protocol, split: SplitName, diverged: int = 0
+) -> Score:
+    """Summarise the accuracies of n networks on `examples` examples, of whom `diverged` have no finite weights."""
     n, mean = len(accuracies), sum(accuracies) / len(accuracies)
     several = n > 1
     std = math.sqrt(sum((a - mean) ** 2 for a in accuracies) / (n - 1)) if several else None
@@ -64,6 +68,7 @@ def score_from(accuracies: Sequence[float], examples: int, protocol: Protocol, s
         examples=examples,
         accuracies=tuple(accuracies),
         interval=None if several else wilson(mean, examples),
+        diverged=diverged,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -89,15 +94,6 @@ def starts_to_score(
     if known is not None:
         return known.unbind()
     return (network.draw(config.law, config.gain, network_generator(networks, index)) for index in range(n))
-
-
-@torch.no_grad()
-def train_as_distilled(network: Network, start: Tensor, synthetic: Synthetic, order: Sequence[int]) -> Tensor:
-    """The weights [P] after the recorded steps at the recorded rates."""
-    weights = start
-    for t, s in enumerate(order):
-        weights = sgd_step(network, weights, synthetic.inputs[s], synthetic.labels[s], synthetic.rates[t], t)
-    return weights
 
 
 def retrain(
@@ -164,15 +160,18 @@ def judge_all(
 ) -> tuple[Score, ...]:
     """Train a network from each start on the set, once, and summarise their accuracies on several splits."""
     accuracies: list[list[float]] = [[] for _ in judges]
+    diverged = 0
     for start in starts:
         if protocol == "as-distilled":
             weights = train_as_distilled(network, start, synthetic, order)
         else:
             weights = retrain(network, start, synthetic)
+        diverged += not bool(torch.isfinite(weights).all())
         for judge, found in zip(judges, accuracies, strict=True):
             found.append(judge.accuracy(network, weights))
     return tuple(
-        score_from(found, len(judge.y), protocol, judge.split) for judge, found in zip(judges, accuracies, strict=True)
+        score_from(found, len(judge.y), protocol, judge.split, diverged)
+        for judge, found in zip(judges, accuracies, strict=True)
     )
 
 

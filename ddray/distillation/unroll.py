@@ -89,6 +89,17 @@ def trajectory(network: Network, start: Tensor, synthetic: Synthetic, order: Seq
     return states
 
 
+@torch.no_grad()
+def train_as_distilled(
+    network: Network, start: Tensor, synthetic: Synthetic, order: Sequence[int], seed: int = 0
+) -> Tensor:
+    """The weights [P] after the recorded steps at the recorded rates; `seed` as in `trajectory`."""
+    weights = start
+    for t, s in enumerate(order):
+        weights = sgd_step(network, weights, synthetic.inputs[s], synthetic.labels[s], synthetic.rates[t], seed + t)
+    return weights
+
+
 # A cache holds the activations of so many examples, not of a whole batch: on a CPU this is nearly twice as fast.
 _CHUNK = 128
 
@@ -110,7 +121,7 @@ def recompute(
 ) -> tuple[Tensor, Synthetic]:
     """Loss and gradients with one step's graph in memory at a time (as in Deng & Russakovsky, 2022, without momentum)."""
     states = trajectory(network, start, synthetic, order, seed)
-    _require_finite(states)
+    require_finite(states)
     loss, adjoint = outer_loss(network, states.pop(), batch)
     d_inputs, d_labels = torch.zeros_like(synthetic.inputs), torch.zeros_like(synthetic.labels)
     d_rates = torch.zeros_like(synthetic.rates)
@@ -138,7 +149,7 @@ def full(
     states = [start.detach().requires_grad_()]
     for t, s in enumerate(order):
         states.append(sgd_step(network, states[-1], inputs[s], labels[s], rates[t], seed + t))
-    _require_finite(states)
+    require_finite(states)
     loss = hard_loss(network(states[-1], batch.x), batch.y)
     return loss.detach(), Synthetic(*torch.autograd.grad(loss, (inputs, labels, rates)))
 
@@ -147,7 +158,31 @@ Adjoint = Callable[[Network, Tensor, Synthetic, Sequence[int], RealBatch, int], 
 ADJOINTS: dict[str, Adjoint] = {"recompute": recompute, "full": full}
 
 
-def _require_finite(states: Sequence[Tensor]) -> None:
+def through_window(
+    differentiate: Adjoint, network: Network, start: Tensor, synthetic: Synthetic, order: Sequence[int],
+    batch: RealBatch, seed: int, window: range,
+) -> tuple[Tensor, Synthetic]:  # fmt: skip
+    """Loss after the inner steps before `window.stop`, and the gradient through those of `window` alone.
+
+    A truncated window drawn at random for every outer step (RaT-BPTT: Feng et al., "Embarrassingly Simple Dataset
+    Distillation", 2024) is cheaper than the whole unroll and spares the gradient the chaos of long training; it is another
+    estimator. A window over all steps is the whole unroll.
+    """
+    begun = train_as_distilled(network, start, synthetic, order[: window.start], seed)
+    seen = Synthetic(synthetic.inputs, synthetic.labels, synthetic.rates[window.start : window.stop])
+    part = order[window.start : window.stop]
+    try:
+        loss, slope = differentiate(network, begun, seen, part, batch, seed + window.start)
+    except Diverged:
+        require_finite(trajectory(network, start, synthetic, order[: window.stop], seed))
+        raise
+    d_rates = torch.zeros_like(synthetic.rates)
+    d_rates[window.start : window.stop] = slope.rates
+    return loss, Synthetic(slope.inputs, slope.labels, d_rates)
+
+
+def require_finite(states: Sequence[Tensor]) -> None:
+    """Raise Diverged, with the first step that is to blame, if the last of these weights are not finite."""
     # What is not finite stays so, hence one look at the end; only then is it worth asking where it began.
     if not torch.isfinite(states[-1]).all():
         first = next(t for t, state in enumerate(states) if not torch.isfinite(state).all())

@@ -14,6 +14,7 @@ VARIANTS = {
     "random": {},
     "fixed": {"network__source": "fixed", "network__starts": 2},
     "networks": {"outer__networks": 3},
+    "window": {"synthetic__epochs": 4, "outer__window": 3},
     "hard labels": {"labels__learn": False},
     "softmax": {"labels__softmax": True},
     "inputs stay": {"synthetic__learn": False},
@@ -124,6 +125,19 @@ def test_divergence_names_the_outer_step_and_leaves_the_set() -> None:
 def test_a_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(RequestError, match=r"outer\.batch: 9999 .* at most the 1"):
         distiller(outer__batch=9999)
+
+
+def test_a_window_longer_than_the_unroll_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"outer\.window: 5 .* at most the 4"):
+        distiller(outer__window=5)
+
+
+def test_windows_lie_everywhere_in_the_unroll() -> None:
+    run = distiller(synthetic__epochs=4, outer__window=3)
+    windows = set()
+    for run.step in range(100):
+        windows.add(run._window(0))
+    assert windows == {range(end - 3, end) for end in range(3, 9)}
 
 
 def test_softmax_of_one_logit_is_refused() -> None:

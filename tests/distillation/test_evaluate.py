@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,13 +10,12 @@ from ddray.distillation.evaluate import (
     retrain,
     score_from,
     starts_to_score,
-    train_as_distilled,
     wilson,
 )
 from ddray.distillation.labels import sample_classes
 from ddray.distillation.real import RealBatches, class_averages, real_samples
 from ddray.distillation.streams import NETWORKS, generator, network_generator, seed_of
-from ddray.distillation.unroll import trajectory
+from ddray.distillation.unroll import train_as_distilled, trajectory
 
 from .problems import blobs, distiller
 
@@ -26,7 +27,9 @@ def test_the_three_sets_of_networks_are_disjoint_and_the_same_for_every_run() ->
         for index in range(count)
     }
     assert len(draws) == sum(NETWORKS.values()) == 125
-    assert torch.equal(torch.randn(3, generator=network_generator("B", 4)), torch.randn(3, generator=network_generator("B", 4)))
+    assert torch.equal(
+        torch.randn(3, generator=network_generator("B", 4)), torch.randn(3, generator=network_generator("B", 4))
+    )
 
 
 def test_streams_have_no_neighbours() -> None:
@@ -59,7 +62,9 @@ def test_judging_counts() -> None:
     judge = Judge(data, "validation")
     weights = run.network.draw("xavier", 1.0, generator("here"))
     logits = run.network(weights, data.normalise(data.validation.x))
-    assert judge.accuracy(run.network, weights) == pytest.approx((logits.argmax(-1) == data.validation.y).float().mean().item())
+    assert judge.accuracy(run.network, weights) == pytest.approx(
+        (logits.argmax(-1) == data.validation.y).float().mean().item()
+    )
     assert judge.accuracy(run.network, weights * float("nan")) == 0.0
 
 
@@ -77,7 +82,9 @@ def test_retraining_learns_from_real_samples_and_is_repeatable() -> None:
     run, data = distiller(), blobs()
     classes = sample_classes((0, 1, 2), 1)
     real = run.synthetic_now()
-    real = type(real)(real_samples(data, classes, 2, generator("draw")), torch.eye(3).expand(2, 3, 3).contiguous(), real.rates)
+    real = type(real)(
+        real_samples(data, classes, 2, generator("draw")), torch.eye(3).expand(2, 3, 3).contiguous(), real.rates
+    )
     start = run.network.draw("xavier", 1.0, generator("here"))
     weights = retrain(run.network, start, real, epochs=40)
     assert Judge(data, "validation").accuracy(run.network, weights) > 0.9
@@ -129,3 +136,11 @@ def test_baselines_choose_their_rate_on_validation_and_report_all_splits() -> No
     chosen = choose("average", judges[0], data, run.config, run.network, 3, None)
     assert chosen.rate in RATES
     assert chosen.labels.argmax(-1).tolist() == [[0, 1, 2]] * 2
+
+
+def test_networks_that_do_not_stay_finite_are_told_as_diverged() -> None:
+    run, data = distiller(), blobs()
+    broken = replace(run.synthetic_now(), rates=torch.full((len(run.order),), 1e30))
+    score = Judge(data, "validation").score(run.network, run._start(0).expand(3, -1).unbind(), broken, run.order)
+    assert (score.mean, score.n, score.diverged) == (0.0, 3, 3) and "3 of 3 diverged" in str(score)
+    assert run.score().diverged == 0

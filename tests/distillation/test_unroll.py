@@ -16,7 +16,9 @@ from ddray.distillation.unroll import (
     outer_loss,
     predictions,
     recompute,
+    sgd_step,
     soft_loss,
+    through_window,
     trajectory,
 )
 from ddray.errors import Diverged
@@ -83,6 +85,42 @@ def test_recompute_equals_full(name: str) -> None:
         torch.testing.assert_close(getattr(gradient, name), getattr(expected, name), rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+def test_a_window_over_all_steps_is_the_whole_unroll(adjoint: str) -> None:
+    network, weights, synthetic, batch = problem("dropout")
+    whole = ADJOINTS[adjoint](network, weights, synthetic, ORDER, batch, 7)
+    windowed = through_window(ADJOINTS[adjoint], network, weights, synthetic, ORDER, batch, 7, range(len(ORDER)))
+    assert torch.equal(whole[0], windowed[0])
+    for name in ("inputs", "labels", "rates"):
+        assert torch.equal(getattr(whole[1], name), getattr(windowed[1], name))
+
+
+@pytest.mark.parametrize("tensor", ["inputs", "labels", "rates"])
+def test_the_gradient_through_a_window_equals_finite_differences_in_its_steps(tensor: str) -> None:
+    network, weights, synthetic, batch = problem("dropout")
+    window = range(1, 3)
+    loss, gradient = through_window(recompute, network, weights, synthetic, ORDER, batch, 7, window)
+    begun = trajectory(network, weights, synthetic, ORDER[:1], 7)[-1]
+    assert gradient.rates[[0, 3]].eq(0).all()
+
+    def after(moved: Synthetic) -> float:
+        weights = begun
+        for t in window:
+            s = ORDER[t]
+            weights = sgd_step(network, weights, moved.inputs[s], moved.labels[s], moved.rates[t], 7 + t)
+        return outer_loss(network, weights, batch)[0].item()
+
+    assert after(synthetic) == pytest.approx(loss.item(), rel=1e-12)
+    analytic, values = getattr(gradient, tensor).flatten(), getattr(synthetic, tensor)
+    entry = int(analytic.abs().argmax())
+    eps, losses = 1e-6, []
+    for sign in (1, -1):
+        moved = values.clone()
+        moved.view(-1)[entry] += sign * eps
+        losses.append(after(replace(synthetic, **{tensor: moved})))
+    assert (losses[0] - losses[1]) / (2 * eps) == pytest.approx(analytic[entry].item(), rel=1e-5)
+
+
 def test_the_outer_loss_is_a_mean_over_all_chunks() -> None:
     network, weights, _, _ = problem("LeNet")
     g = torch.Generator().manual_seed(1)
@@ -102,6 +140,10 @@ def test_divergence_is_caught_at_the_inner_step(adjoint: str) -> None:
     rates[1] = float("inf")
     with pytest.raises(Diverged, match="inner step 2"):
         ADJOINTS[adjoint](network, weights, replace(synthetic, rates=rates), ORDER, batch, 0)
+    with pytest.raises(Diverged, match="inner step 2"):
+        through_window(
+            ADJOINTS[adjoint], network, weights, replace(synthetic, rates=rates), ORDER, batch, 0, range(3, 4)
+        )
 
 
 def test_soft_loss_is_cross_entropy_on_one_hot_labels() -> None:
