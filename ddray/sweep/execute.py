@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from ddray.sweep.trial import CHECKPOINT, DistillTrial, TrialContext
 from ddray.sweep.watch import Watch
 
 _TRIES_AFTER_A_CRASH = 2
+_ANSWER_SECONDS = 10
 _SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # Tune's own result files repeat what the study has
     "TUNE_FORCE_TRIAL_CLEANUP_S": "2",  # at Ctrl-C or the end of the time, a worker deep in a step is not waited for
@@ -46,7 +49,7 @@ def execute(
     """Take up the study's unfinished trials and run new ones until it has `target`, or the time is over.
 
     After a time budget, trials that still ran are ended as pruned with what they reported. Ctrl-C leaves them unfinished,
-    for `--resume`. A Ray that this process has started already is used and left running.
+    for `--resume`.
 
     Raises:
         KeyboardInterrupt: the user pressed Ctrl-C; all that was reported is in the study.
@@ -58,12 +61,10 @@ def execute(
     missing = max(target - len(study.counted()), 0)
     if not unfinished and not missing:
         return
-    os.environ.update(_SETTINGS)
-    ours = _start_ray(cluster)
     budget = _Budget(time_budget)
-    try:
-        searcher = StudySearcher(study, unfinished, lambda number: checkpoints(directory, number))
-        context = TrialContext(arch, engine, import_paths)
+    searcher = StudySearcher(study, unfinished, lambda number: checkpoints(directory, number))
+    context = TrialContext(arch, engine, import_paths)
+    with _session(cluster):
         trainable = tune.with_resources(
             tune.with_parameters(DistillTrial, dataset=dataset, context=context), dict(cluster.resources)
         )
@@ -99,9 +100,46 @@ def execute(
                     raise error.__cause__ from None
                 raise
         _close(study, searcher, target, budget.over)
+
+
+@contextmanager
+def _session(cluster: Cluster) -> Iterator[None]:
+    """A Ray that can run these trials, ended with the block; one that this process has started already is left running.
+
+    Raises:
+        RequestError: the cluster cannot be reached, or no node of it has the resources of a trial.
+
+    """
+    os.environ.update(_SETTINGS)
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(cluster.address)
+    try:
+        if not _slots(cluster.resources):
+            have = {key: value for key, value in ray.cluster_resources().items() if key in ("CPU", "GPU")}
+            raise RequestError(
+                "resources", dict(cluster.resources), f"a trial must fit in a node; in all there is {have}"
+            )
+        yield
     finally:
         if ours:
             ray.shutdown()
+
+
+def knock(address: str) -> None:
+    """See that somebody answers at `address`: Ray itself would go on trying for minutes before it says no.
+
+    Raises:
+        RequestError: HOST:PORT that nobody answers at.
+
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():  # auto, local: Ray's own words
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise RequestError("--address", address, f"a Ray cluster that can be reached: {error}") from None
 
 
 def checkpoints(directory: Path, number: int) -> list[Path]:
@@ -132,19 +170,6 @@ def _close(study: SweepStudy, searcher: StudySearcher, target: int, out_of_time:
         raise KeyboardInterrupt
     for number in live:
         study.end(number, "pruned", note="the time budget was over")
-
-
-def _start_ray(cluster: Cluster) -> bool:
-    """Start or reach Ray; False if this process had done so before."""
-    ours = not ray.is_initialized()
-    if ours:
-        _connect(cluster.address)
-    if not _slots(cluster.resources):
-        have = {key: value for key, value in ray.cluster_resources().items() if key in ("CPU", "GPU")}
-        if ours:
-            ray.shutdown()
-        raise RequestError("resources", dict(cluster.resources), f"a trial must fit in a node; in all there is {have}")
-    return ours
 
 
 def _connect(address: str | None) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -104,6 +105,13 @@ class Projection:
                 raise RecordError(_line(error), str(self._directory)) from error
             self._warn(error)
 
+    def discard(self) -> None:
+        """Take the sweep's run back, before there was any trial."""
+        try:
+            self.recorder.discard()
+        except Exception as error:
+            self._warn(error)
+
     def _write(self, number: int) -> None:
         frozen = self._study.study.get_trials(deepcopy=False)[number]
         self.recorder.trial(self.entry(frozen))
@@ -125,12 +133,16 @@ class Projection:
         end = end_of(frozen)
         status: Status = "pruned" if end == "rejected" else end
         started, ended = frozen.datetime_start, frozen.datetime_complete
+        losses: Mapping[str, float] = frozen.user_attrs.get("losses", {})
         return TrialEntry(
             number=frozen.number,
             status=status,
             params=self._params(frozen),
             searched=tuple(sorted(frozen.params)),
-            curves={step: {"val_accuracy": value} for step, value in frozen.intermediate_values.items()},
+            curves={
+                step: {"val_accuracy": value, "loss": losses[str(step)]} if str(step) in losses else {"val_accuracy": value}
+                for step, value in frozen.intermediate_values.items()
+            },
             value=frozen.value,
             seconds=float(frozen.user_attrs.get("seconds", 0.0)),
             started=started.timestamp() if started else 0.0,

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import ExitStack, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from ddray.distillation.distiller import resolve_device
 from ddray.errors import RequestError
 from ddray.sweep import spec as spec_module
 from ddray.sweep.constraint import Problem
-from ddray.sweep.execute import Cluster, execute
+from ddray.sweep.execute import Cluster, execute, knock
 from ddray.sweep.project import Projection
 from ddray.sweep.spec import Resources, SweepSpec
-from ddray.sweep.storage import earlier_sweep, made, new_sweep, remembered, storage_directory
+from ddray.sweep.storage import earlier_sweep, made, new_sweep, remembered, sole_driver, storage_directory
 from ddray.sweep.study import SweepStudy, open_study
 from ddray.sweep.winner import Outcome, confirm
 from ddray.tracking.store import default_tracking_uri, sqlite_file
@@ -115,7 +115,9 @@ def prepare(request: SweepRequest) -> Prepared:
         directory = new_sweep(storage, request.name, request.space or DEFAULT_SPACE)
     spec = _spec(request, known)
     resources = _resources(spec, request, known)
-    engine = _engine(spec, resources, request.address, known)
+    engine = _engine(spec, resources, _address(request), known)
+    if address := _address(request):
+        knock(address)
     dataset = load(spec.file.dataset, request.data)
     spec.check(dataset)
     seed = request.seed if request.seed is not None else known.get("identity", {}).get("seed", 0)
@@ -133,30 +135,36 @@ def run(prepared: Prepared) -> Outcome:
     """
     directory, spec, dataset, request = prepared.directory, prepared.spec, prepared.dataset, prepared.request
     new = not directory.exists()
-    with made(directory) if new else nullcontext():
-        study = open_study(directory, spec, prepared.problem, prepared.seed, dataset.digests(), resume=request.resume)
-        projection = Projection(prepared.tracking_uri, spec, study, directory, dataset)
-        _remember(study, prepared)
-    try:
-        _execute(prepared, study, projection)
-    except KeyboardInterrupt:
-        projection.close("interrupted")
-        raise
-    except RequestError:  # no such cluster, or none that a trial fits in
-        projection.close("failed")
-        if new and not study.counted():
-            shutil.rmtree(directory)
-        raise
-    projection.record_all()
-    outcome = confirm(study, directory, dataset, projection, prepared.tracking_uri)
-    study.study.set_user_attr("finished", True)
-    return outcome
+    with ExitStack() as held:
+        with made(directory) if new else nullcontext():
+            held.enter_context(sole_driver(directory))
+            study = open_study(
+                directory, spec, prepared.problem, prepared.seed, dataset.digests(), resume=request.resume
+            )
+            projection = Projection(prepared.tracking_uri, spec, study, directory, dataset)
+            _remember(study, prepared)
+        try:
+            _execute(prepared, study, projection)
+            projection.record_all()
+            outcome = confirm(study, directory, dataset, projection, prepared.tracking_uri)
+        except KeyboardInterrupt:
+            projection.close("interrupted")
+            raise
+        except RequestError:  # no such cluster, or none that a trial fits in; a space that as good as excludes itself
+            if new and not study.counted():
+                projection.discard()
+                shutil.rmtree(directory)
+            else:
+                projection.close("failed")
+            raise
+        study.study.set_user_attr("finished", True)
+        return outcome
 
 
 def _execute(prepared: Prepared, study: SweepStudy, projection: Projection) -> None:
     request, resources = prepared.request, prepared.resources
     cluster = Cluster(
-        request.address or os.environ.get("RAY_ADDRESS"),
+        _address(request),
         {"CPU": resources.cpu, "GPU": resources.gpu},
         request.max_concurrent,
     )
@@ -164,6 +172,10 @@ def _execute(prepared: Prepared, study: SweepStudy, projection: Projection) -> N
         execute(prepared.spec.file.arch, prepared.engine, prepared.dataset, study, prepared.directory, cluster,
                 target=prepared.trials, time_budget=request.time_budget, record=projection.record,
                 import_paths=(str(Path.cwd()), *(p for p in sys.path if p)))  # fmt: skip
+
+
+def _address(request: SweepRequest) -> str | None:
+    return request.address or os.environ.get("RAY_ADDRESS") or None
 
 
 def _remember(study: SweepStudy, prepared: Prepared) -> None:
@@ -193,7 +205,7 @@ def _spec(request: SweepRequest, known: Mapping[str, Any]) -> SweepSpec:
 def _resources(spec: SweepSpec, request: SweepRequest, known: Mapping[str, Any]) -> Resources:
     """What a trial occupies: what was asked for, else what the sweep had, else what the space says."""
     usual = spec.file.resources.model_dump()
-    if request.address is None and not torch.cuda.is_available():
+    if _address(request) is None and not torch.cuda.is_available():
         usual["gpu"] = 0.0  # the space's wish, where there is a card; a cluster is asked for what the space says
     usual |= known.get("resources", {})
     flags = {"cpu": request.cpus_per_trial, "gpu": request.gpus_per_trial}

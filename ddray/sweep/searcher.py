@@ -52,7 +52,8 @@ class StudySearcher(Searcher):
         """Report a look at the validation split to the study."""
         number = self.numbers[trial_id]
         if self.study.is_live(number) and not result["diverged"]:
-            self.study.report(number, result["outer_step"], result["val_accuracy"], result["seconds"])
+            step, value = result["outer_step"], result["val_accuracy"]
+            self.study.report(number, step, value, loss=result["loss"], seconds=result["seconds"])
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Reports go through the scheduler, which needs them first."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
 from ddray.errors import RequestError
@@ -105,6 +106,25 @@ def remembered(directory: Path) -> dict[str, Any]:
     except (KeyError, RuntimeError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         reason = (str(error).strip(" '\"").splitlines() or ["?"])[0]
         raise RequestError("--resume", directory.name, f"its study cannot be read: {reason}") from None
+
+
+@contextmanager
+def sole_driver(directory: Path) -> Iterator[None]:
+    """Keep every other process from running the sweep in `directory`; a process that dies lets go of it.
+
+    Raises:
+        RequestError: another process runs it.
+
+    """
+    lock = FileLock(directory / "driver.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RequestError("--resume", directory.name, "a sweep that no other process is running") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

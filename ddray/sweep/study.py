@@ -93,11 +93,12 @@ class SweepStudy:
         self._live[trial.number] = trial
         return Assignment(trial.number, config, seed_of(self.seed, "trial", trial.number) % 2**31)
 
-    def report(self, number: int, step: int, value: float, seconds: float) -> None:
+    def report(self, number: int, step: int, value: float, *, loss: float, seconds: float) -> None:
         """Record a look at the validation split; one that is known already (a step done again) changes nothing."""
         trial = self._live[number]
         if step not in self.study.get_trials(deepcopy=False)[number].intermediate_values:
             trial.report(value, step)
+            trial.set_user_attr("losses", {**trial.user_attrs.get("losses", {}), str(step): loss})
         trial.set_user_attr("seconds", seconds)
 
     def is_live(self, number: int) -> bool:

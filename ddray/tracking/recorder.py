@@ -123,6 +123,10 @@ class Recorder:
             self._client.log_artifact(self._parent, str(file))
         self._terminate(self._parent, _MLFLOW_STATUS[status], now)
 
+    def discard(self) -> None:
+        """Delete the sweep's own run: nothing came of it."""
+        self._client.delete_run(self._parent)
+
     def _take_up(self) -> str | None:
         """The run of this sweep if there is one, running again, with what it holds of the trials."""
         runs = self._runs(f"tags.`ddray.kind` = 'sweep' and tags.`ddray.sweep` = {_quoted(self._sweep.name)}")
@@ -152,7 +156,7 @@ class Recorder:
             "ddray.status": entry.status,
             "mlflow.parentRunId": self._parent,
         }
-        start, name = round(1000 * entry.started), f"{self._sweep.name}/{entry.number}"
+        start, name = round(1000 * entry.started), f"trial {entry.number} of {self._sweep.name}"  # the UI cuts the end off
         return _Child.of(self._client.create_run(self._experiment, start_time=start, tags=tags, run_name=name))
 
     def _common_tags(self) -> dict[str, str]:

@@ -355,3 +355,9 @@ def test_no_setting_whatever_is_more_than_one_line(text: str, npz: Path, capsys:
                    "--set", "network.law=nosuch"])  # fmt: skip
     out, err = capsys.readouterr()
     assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_a_cluster_that_does_not_answer_leaves_nothing(space: Callable[..., None], refused: Refused) -> None:
+    space()
+    said = refused(*SEARCH, "--address", "127.0.0.1:1")
+    assert "--address: '127.0.0.1:1'" in said and "a Ray cluster that can be reached" in said

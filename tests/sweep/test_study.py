@@ -84,7 +84,7 @@ def test_trials_differ_in_their_seeds(tmp_path: Path) -> None:
 def test_an_unfinished_trial_comes_back_as_it_was(tmp_path: Path) -> None:
     before = opened(tmp_path / "s")
     assigned = before.assign()
-    before.report(assigned.number, 2, 0.5, seconds=1.0)
+    before.report(assigned.number, 2, 0.5, loss=1.5, seconds=1.0)
     after = opened(tmp_path / "s", resume=True)
     assert before.unfinished() == [] and after.unfinished() == [assigned.number]
     assert after.resume(assigned.number) == assigned
@@ -112,10 +112,10 @@ def test_a_trial_killed_before_its_rejection_is_rejected_now(tmp_path: Path) -> 
 def test_a_look_reported_again_changes_nothing(tmp_path: Path) -> None:
     before = opened(tmp_path / "s")
     number = before.assign().number
-    before.report(number, 2, 0.5, seconds=1.0)
+    before.report(number, 2, 0.5, loss=1.5, seconds=1.0)
     after = opened(tmp_path / "s", resume=True)
     after.resume(number)
-    after.report(number, 2, 0.6, seconds=2.0)
+    after.report(number, 2, 0.6, loss=1.4, seconds=2.0)
     (trial,) = after.counted()
     assert trial.intermediate_values == {2: 0.5} and trial.user_attrs["seconds"] == 2.0
 
@@ -153,11 +153,11 @@ def test_halving_goes_on_over_a_resume(tmp_path: Path) -> None:
     asha = {"asha": {"grace_steps": 2, "reduction_factor": 2}}
     before = opened(tmp_path / "s", scheduler=asha)
     good, bad = before.assign().number, before.assign().number
-    before.report(good, 2, 0.9, seconds=1.0)
+    before.report(good, 2, 0.9, loss=1.5, seconds=1.0)
     assert not before.should_stop(good)
     after = opened(tmp_path / "s", resume=True, scheduler=asha)
     after.resume(bad)
-    after.report(bad, 2, 0.1, seconds=1.0)
+    after.report(bad, 2, 0.1, loss=1.5, seconds=1.0)
     assert after.should_stop(bad)
 
 

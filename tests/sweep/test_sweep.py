@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from mlflow import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 
 import ddray
 from ddray.data import Dataset
 from ddray.distillation.distilled_set import load
+from ddray.errors import RequestError
 from ddray.sweep import search
+from ddray.sweep.storage import sole_driver
 from ddray.sweep.study import end_of
 from ddray.tracking import leaderboard
 from tests.sweep.conftest import Finished
@@ -70,6 +73,9 @@ def test_the_record_mirrors_the_study(finished: Finished) -> None:
     assert {number: run.data.tags["ddray.status"] for number, run in trials.items()} == expected
     status = {"finished": "FINISHED", "pruned": "KILLED", "diverged": "KILLED"}
     assert {number: run.info.status for number, run in trials.items()} == {n: status[e] for n, e in expected.items()}
+    for trial in finished.outcome.trials:
+        curve = client.get_metric_history(trials[trial.number].info.run_id, "loss")
+        assert [point.step for point in curve] == sorted(trial.intermediate_values)
     (sweep,) = [run for run in runs if run.data.tags["ddray.kind"] == "sweep"]
     assert sweep.info.status == "FINISHED" and "test_accuracy" in sweep.data.metrics
 
@@ -120,3 +126,31 @@ def test_resuming_a_finished_sweep_changes_nothing(finished: Finished) -> None:
     assert [(trial.number, trial.state, trial.value) for trial in told(finished.directory)] == before
     assert again.distilled is not None and again.distilled.manifest.test_looks() == 1
     assert len(leaderboard(finished.uri)) == 1
+
+
+def test_a_sweep_is_run_by_one_process_at_a_time(finished: Finished) -> None:
+    again = {"storage": str(finished.directory.parent), "name": "kinds", "tracking_uri": finished.uri, "resume": True}
+    with sole_driver(finished.directory), pytest.raises(RequestError, match=r"--resume: 'kinds'.*no other process"):
+        search(finished.space, **again)
+    search(finished.space, **again)
+
+
+def test_a_sweep_interrupted_while_its_winner_is_confirmed_is_recorded_as_such(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    again = {"storage": str(finished.directory.parent), "name": "kinds", "tracking_uri": finished.uri, "resume": True}
+    client = MlflowClient(finished.uri, finished.uri)
+
+    def said() -> tuple[str, str]:
+        runs = client.search_runs([e.experiment_id for e in client.search_experiments()], "tags.`ddray.kind` = 'sweep'")
+        return runs[0].info.status, runs[0].data.tags["ddray.status"]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("ddray.sweep.run.confirm", interrupted)
+        search(finished.space, **again)
+    assert said() == ("KILLED", "interrupted")
+    search(finished.space, **again)
+    assert said() == ("FINISHED", "finished")
