@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WINNER, _FINISHED, _FADED, _DIVERGED = "#c8442b", "#33658a", "#9fb4c4", "#7a4b94"
+_MARGIN = 0.05  # of the axis, free at either end
 _WIDE = 50.0  # a range of positive values spanning more than this is drawn on a logarithmic axis
 
 
@@ -97,10 +98,16 @@ def _places(axes: Axes, values: Sequence[object]) -> list[float]:
     """Where values lie on the x axis: numbers on a plain or logarithmic scale, everything else by name."""
     numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(numbers) == len(values):
-        if numbers and min(numbers) > 0 and max(numbers) / min(numbers) > _WIDE:
+        low, high = min(numbers, default=0.0), max(numbers, default=1.0)
+        # Limits of our own: matplotlib warns where the points it has been given so far are all at one place.
+        if low > 0 and high / low > _WIDE:
             axes.set_xscale("log")
-        elif all(number.is_integer() for number in numbers):
-            axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
+            axes.set_xlim(low * (low / high) ** _MARGIN, high * (high / low) ** _MARGIN)
+        else:
+            if all(number.is_integer() for number in numbers):
+                axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
+            room = _MARGIN * (high - low) or 0.5 * abs(low) or 0.5
+            axes.set_xlim(low - room, high + room)
         return numbers
     names = [as_text(value) for value in values]
     distinct = sorted(set(names))

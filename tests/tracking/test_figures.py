@@ -53,6 +53,18 @@ def test_a_sweep_that_searched_nothing_has_curves_only(tmp_path: Path) -> None:
     assert [file.name for file in sweep_figures([replace(TRIALS[0], searched=())], tmp_path)] == ["curves.png"]
 
 
+@pytest.mark.parametrize(
+    "tried", [[(1e6, 3), (1e6, 1), (1e-6, 1), (0.2, 1)], [(1e6, 3)], [(1e-6, 1), (1e-6, 1), (1e6, 1)], [(0.0, -3), (0.0, -3)]]
+)
+def test_parameters_that_were_tried_at_one_place_first_are_drawn(tmp_path: Path, tried: list[tuple[float, int]]) -> None:
+    def trial(lr: float, steps: int, **changes: object) -> TrialEntry:
+        params = {"synthetic.lr": lr, "synthetic.steps": steps}
+        return replace(TRIALS[0], params=params, searched=tuple(params), **changes)  # type: ignore[arg-type]
+
+    lost = trial(*tried[0], status="diverged", value=None, curves={})
+    assert len(sweep_figures([lost, lost, *(trial(*values, value=0.3) for values in tried)], tmp_path)) == 2
+
+
 @pytest.mark.parametrize("status", ["running", "pruned", "diverged", "failed"])
 def test_trials_without_values_are_drawn_too(tmp_path: Path, status: str) -> None:
     bare = replace(TRIALS[0], status=status, curves={}, value=None)
