@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 from mlflow import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
@@ -149,7 +151,8 @@ def test_a_sweep_interrupted_while_its_winner_is_confirmed_is_recorded_as_such(
         return runs[0].info.status, runs[0].data.tags["ddray.status"]
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("ddray.sweep.run.confirm", interrupted)
+        # By its module: as an attribute of the package, `run` is the function.
+        patch.setattr(importlib.import_module("ddray.sweep.run"), "confirm", interrupted)
         search(finished.space, **again)
     assert said() == ("KILLED", "interrupted")
     search(finished.space, **again)
