@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -16,8 +17,8 @@ from ddray.sweep import search
 from ddray.sweep.storage import sole_driver
 from ddray.sweep.study import end_of
 from ddray.tracking import leaderboard
-from tests.sweep.conftest import Finished
-from tests.sweep.sweeps import kept_set, noted, same_tensors, told, uninterrupted
+from tests.sweep.conftest import Finished, NewRecord
+from tests.sweep.sweeps import kept_set, noted, same_tensors, save_space, told, uninterrupted
 
 STEPS, INTERVAL = 12, 4
 
@@ -157,3 +158,14 @@ def test_a_sweep_interrupted_while_its_winner_is_confirmed_is_recorded_as_such(
     assert said() == ("KILLED", "interrupted")
     search(finished.space, **again)
     assert said() == ("FINISHED", "finished")
+
+
+def test_a_trial_that_no_node_can_hold_leaves_neither_sweep_nor_run(
+    local_ray: None, data: Path, new_record: NewRecord, tmp_path: Path
+) -> None:
+    space, uri = save_space(tmp_path / "x.yaml", data, fixed={}, search={}), new_record()
+    with pytest.raises(RequestError, match="a trial must fit in a node"):
+        search(space, storage=str(tmp_path / "sweeps"), name="s", tracking_uri=uri, cpus_per_trial=64)
+    client = MlflowClient(uri, uri)
+    assert client.search_runs([e.experiment_id for e in client.search_experiments()]) == []
+    assert not (tmp_path / "sweeps" / "s").exists()
