@@ -32,7 +32,7 @@ def draw(distilled: DistilledSet, file: Path) -> Path:
         raise MissingExtra("matplotlib", "a preview") from error
     if file.suffix.lstrip(".") not in FigureCanvasAgg.filetypes:
         raise RequestError("--out", str(file), "name a .png, .pdf or .svg file")
-    images = pictures(distilled).flatten(0, 1)
+    images, labels = pictures(distilled).flatten(0, 1), distilled.labels.flatten(0, 1)
     columns = min(10, distilled.inputs.shape[1])
     rows = min(_MOST_ROWS, -(-len(images) // columns))
     height, width = images.shape[-2:]
@@ -47,7 +47,7 @@ def draw(distilled: DistilledSet, file: Path) -> Path:
         row, column = divmod(index, columns)
         bottom, left = (row + 1) * tall, column * wide + (wide - width) // 2
         canvas[bottom - height : bottom, left : left + width] = picture.expand(3, -1, -1).permute(1, 2, 0)
-        text = caption(distilled.labels.flatten(0, 1)[index], distilled.manifest.dataset.class_names)
+        text = caption(labels[index], distilled.manifest.dataset.class_names)
         axis.text(left + width / 2, bottom - height - 1, text, fontsize=6, ha="center", va="bottom")
     axis.imshow(canvas.numpy(), interpolation="nearest", aspect="auto")
     title = _title(distilled, shown=min(len(images), rows * columns))

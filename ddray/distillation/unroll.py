@@ -121,7 +121,7 @@ def recompute(
 ) -> tuple[Tensor, Synthetic]:
     """Loss and gradients with one step's graph in memory at a time (as in Deng & Russakovsky, 2022, without momentum)."""
     states = trajectory(network, start, synthetic, order, seed)
-    require_finite(states)
+    _require_finite(states)
     loss, adjoint = outer_loss(network, states.pop(), batch)
     d_inputs, d_labels = torch.zeros_like(synthetic.inputs), torch.zeros_like(synthetic.labels)
     d_rates = torch.zeros_like(synthetic.rates)
@@ -149,7 +149,7 @@ def full(
     states = [start.detach().requires_grad_()]
     for t, s in enumerate(order):
         states.append(sgd_step(network, states[-1], inputs[s], labels[s], rates[t], seed + t))
-    require_finite(states)
+    _require_finite(states)
     loss = hard_loss(network(states[-1], batch.x), batch.y)
     return loss.detach(), Synthetic(*torch.autograd.grad(loss, (inputs, labels, rates)))
 
@@ -174,15 +174,14 @@ def through_window(
     try:
         loss, slope = differentiate(network, begun, seen, part, batch, seed + window.start)
     except Diverged:
-        require_finite(trajectory(network, start, synthetic, order[: window.stop], seed))
+        _require_finite(trajectory(network, start, synthetic, order[: window.stop], seed))
         raise
     d_rates = torch.zeros_like(synthetic.rates)
     d_rates[window.start : window.stop] = slope.rates
     return loss, Synthetic(slope.inputs, slope.labels, d_rates)
 
 
-def require_finite(states: Sequence[Tensor]) -> None:
-    """Raise Diverged, with the first step that is to blame, if the last of these weights are not finite."""
+def _require_finite(states: Sequence[Tensor]) -> None:
     # What is not finite stays so, hence one look at the end; only then is it worth asking where it began.
     if not torch.isfinite(states[-1]).all():
         first = next(t for t, state in enumerate(states) if not torch.isfinite(state).all())

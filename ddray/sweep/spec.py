@@ -106,6 +106,12 @@ class SweepSpec:
                     raise RequestError(f"search.{parameter.key}", value, str(error)) from None
         problem = Problem(dataset.classes, dataset.input_shape)
         smallest = self.config(self._smallest(dataset.classes))
+        windows = [value for parameter in self.parameters if parameter.key == "outer.window"
+                   for value in parameter.extremes() if value is not None]  # fmt: skip
+        widest = max(windows, default=smallest.outer.window or 0)
+        if widest > smallest.inner_steps:
+            key = "search.outer.window" if windows else "outer.window"
+            raise RequestError(key, widest, f"at most the {smallest.inner_steps} inner steps of the space's shortest unroll")
         for constraint in self.constraints:
             if constraint.violation(smallest, problem) > 0:
                 least = QUANTITIES[constraint.quantity](smallest, problem)

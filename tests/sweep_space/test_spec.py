@@ -156,3 +156,21 @@ def test_the_fewest_classes_count_for_the_least(toy: Dataset) -> None:
     search = {"synthetic.classes": {"choice": [3, [1]]}}
     content = {**GOOD, "fixed": {"synthetic.steps": 1, "outer.batch": 9}, "search": search}
     build("toy", {**content, "constraints": ["stored_samples <= 1"]}).check(toy)
+
+
+@pytest.mark.parametrize(
+    ("search", "fixed"),
+    [
+        ({"outer__window": {"int": [1, 5]}}, {}),
+        ({}, {"outer.window": 5}),
+        ({"outer__window": {"choice": [None, 5]}}, {}),
+    ],
+)
+def test_a_window_longer_than_the_shortest_unroll_is_refused(
+    search: dict[str, object], fixed: dict[str, object], toy: Dataset
+) -> None:
+    rules = {"synthetic.steps": {"choice": [4, 2]}, **{key.replace("__", "."): rule for key, rule in search.items()}}
+    good = {**GOOD, "fixed": {"outer.batch": 9, **fixed}, "search": rules}
+    build("toy", good, ["synthetic.epochs=3"]).check(toy)
+    with pytest.raises(RequestError, match=r"outer\.window: 5 .* at most the 4 inner steps"):
+        build("toy", good, ["synthetic.epochs=2"]).check(toy)
