@@ -16,7 +16,7 @@ from command_line import HERE, SMALL, Run, environment, tree, write_npz
 
 from ddray.distillation import load
 
-STEPS = 120
+STEPS = 400  # so many that a busy machine has time to interrupt them
 DRY = """\
 dataset: {npz}
 arch: LeNet
