@@ -17,7 +17,7 @@ class LeNet(nn.Sequential):
     """
 
     def __init__(self, input_shape: tuple[int, ...], outputs: int) -> None:
-        channels, size = _square("LeNet", input_shape, (28, 32))
+        channels, size = square_of("LeNet", input_shape, (28, 32))
         super().__init__(
             # ReLU after the pool is the same function as before it, on a quarter of the values.
             nn.Conv2d(channels, 6, 5, padding=2 if size == 28 else 0), nn.MaxPool2d(2), nn.ReLU(),
@@ -33,7 +33,7 @@ class AlexCifarNet(nn.Sequential):
     """cuda-convnet's network for CIFAR-10: 1,756,426 weights for ten outputs; 3×32×32 inputs only."""
 
     def __init__(self, input_shape: tuple[int, ...], outputs: int) -> None:
-        channels, _ = _square("AlexCifarNet", input_shape, (32,))
+        channels, _ = square_of("AlexCifarNet", input_shape, (32,))
         if channels != 3:
             raise RequestError("arch", "AlexCifarNet", f"it takes 3 channels, the data has {channels}")
         super().__init__(
@@ -57,7 +57,7 @@ class ConvNet3(nn.Sequential):
     """
 
     def __init__(self, input_shape: tuple[int, ...], outputs: int, width: int = 128) -> None:
-        channels, height, width_in = _image("ConvNet3", input_shape)
+        channels, height, width_in = image_of("ConvNet3", input_shape)
         if min(height, width_in) < 8:
             raise RequestError("arch", "ConvNet3", f"it takes images of at least 8×8, the data has {height}×{width_in}")
         blocks: list[nn.Module] = []
@@ -71,14 +71,14 @@ def _norm() -> nn.LocalResponseNorm:
     return nn.LocalResponseNorm(4, alpha=0.001 / 9, beta=0.75, k=1)
 
 
-def _image(arch: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
+def image_of(arch: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(input_shape) != 3:
         raise RequestError("arch", arch, f"it takes images (channels, height, width), the data has shape {input_shape}")
     return input_shape[0], input_shape[1], input_shape[2]
 
 
-def _square(arch: str, input_shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, int]:
-    channels, height, width = _image(arch, input_shape)
+def square_of(arch: str, input_shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, int]:
+    channels, height, width = image_of(arch, input_shape)
     if height != width or height not in sizes:
         allowed = " or ".join(f"{size}×{size}" for size in sizes)
         raise RequestError("arch", arch, f"it takes images of {allowed}, the data has {height}×{width}")

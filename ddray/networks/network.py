@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,12 +14,15 @@ from torch import Tensor, nn
 
 from ddray.errors import RequestError
 from ddray.networks.image import AlexCifarNet, ConvNet3, LeNet
+from ddray.networks.large import AlexNet, ResNet18
 from ddray.networks.laws import Law, initialise
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "LeNet": LeNet,
     "AlexCifarNet": AlexCifarNet,
     "ConvNet3": ConvNet3,
+    "AlexNet": AlexNet,
+    "ResNet18": ResNet18,
 }
 
 
@@ -32,6 +37,9 @@ class Network:
         module: the layers; its own parameters are scratch space.
         shapes: name and shape of every weight tensor, in the order in which they lie in the vector.
         size: length of the vector.
+        stochastic: it has dropout layers.
+        mixes_examples: it has batch statistics, so that an example's logits depend on who else is in its batch.
+        identity: equal for networks that compute the same function of their weights.
 
     """
 
@@ -41,7 +49,9 @@ class Network:
         self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
         self._lengths = [p.numel() for p in module.parameters()]
         self.size = sum(self._lengths)
-        self._stochastic = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in module.modules())
+        self.stochastic = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in module.modules())
+        self.mixes_examples = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+        self.identity: Hashable = object()
         self._training: bool | None = None
 
     def __call__(self, weights: Tensor, x: Tensor, *, seed: int | None = None) -> Tensor:
@@ -50,14 +60,32 @@ class Network:
         With a `seed` the network is in training mode and its dropout masks follow from that seed alone; without, it is
         in evaluation mode.
         """
-        if self._training is not (seed is not None):
-            self._training = seed is not None
-            self.module.train(self._training)
-        if seed is None or not self._stochastic:
-            return self._forward(weights, x)
-        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        if seed is not None:
+            with self.masks(seed):
+                return self.training(weights, x)
+        self._mode(training=False)
+        return self._forward(weights, x)
+
+    def training(self, weights: Tensor, x: Tensor) -> Tensor:
+        """Logits in training mode; dropout masks come from torch's global generator, which `masks` lends a seed."""
+        self._mode(training=True)
+        return self._forward(weights, x)
+
+    @contextmanager
+    def masks(self, seed: int) -> Iterator[None]:
+        """Inside, dropout masks follow from `seed` alone; torch's global generator is given back as it was."""
+        if not self.stochastic:
+            yield
+            return
+        parameter = next(self.module.parameters())
+        with torch.random.fork_rng(devices=[parameter.device] if parameter.is_cuda else []):
             torch.manual_seed(seed)
-            return self._forward(weights, x)
+            yield
+
+    def _mode(self, *, training: bool) -> None:
+        if self._training is not training:
+            self._training = training
+            self.module.train(training)
 
     def _forward(self, weights: Tensor, x: Tensor) -> Tensor:
         logits: Tensor = torch.func.functional_call(self.module, self.unflatten(weights), (x,))
@@ -126,6 +154,8 @@ def build(arch: str, input_shape: tuple[int, ...], classes: int, arguments: Mapp
             "arch", arch, f"a factory must return a torch.nn.Module, this returned {type(module).__name__}"
         )
     network = Network(module)
+    if not list(module.buffers()):
+        network.identity = (arch, factory, input_shape, classes, json.dumps(dict(arguments or {}), sort_keys=True))
     _check(arch, network, input_shape, classes)
     return network
 
