@@ -1,6 +1,6 @@
 """Peak memory of one outer step of LeNet on MNIST's shapes, for T inner steps.
 
-    python benchmarks/memory.py             T = 30 and T = 300, both adjoints
+    python benchmarks/memory.py             T = 30 and T = 300, every adjoint
 Each figure is the peak resident size of a process of its own (getrusage), so that nothing is carried over.
 """
 
@@ -13,8 +13,10 @@ import sys
 
 import torch
 
+from ddray.distillation.inner import InnerStep
+from ddray.distillation.outer import RealBatch
 from ddray.distillation.streams import generator
-from ddray.distillation.unroll import ADJOINTS, RealBatch, Synthetic
+from ddray.distillation.unroll import ADJOINTS, Adjoint, Synthetic, differentiate
 from ddray.networks import build
 
 
@@ -37,7 +39,7 @@ def main() -> None:
     print(f"recompute: T = 300 takes {growth:.0f} MB more than T = 30")
 
 
-def peak(adjoint: str, steps: int) -> float:
+def peak(adjoint: Adjoint, steps: int) -> float:
     """Peak resident MB of this process after two outer steps."""
     torch.set_num_threads(1)
     draw, network = generator("memory benchmark"), build("LeNet", (1, 28, 28), 10)
@@ -48,9 +50,8 @@ def peak(adjoint: str, steps: int) -> float:
     )
     batch = RealBatch(torch.randn(1024, 1, 28, 28, generator=draw), torch.randint(10, (1024,), generator=draw))
     for _ in range(2):
-        ADJOINTS[adjoint](
-            network, network.draw("xavier", 1.0, draw), synthetic, [t % 10 for t in range(steps)], batch, 0
-        )
+        start, order = network.draw("xavier", 1.0, draw), [t % 10 for t in range(steps)]
+        differentiate(InnerStep(network), start, synthetic, order, batch, adjoint=adjoint)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 

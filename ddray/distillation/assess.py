@@ -12,6 +12,7 @@ from ddray.data import Dataset
 from ddray.data import load as load_dataset
 from ddray.distillation.baselines import compare
 from ddray.distillation.distilled_set import DistilledSet, check_same_data, load, stamp
+from ddray.distillation.engine import make_engine
 from ddray.distillation.evaluate import PROTOCOLS, RETRAINED, Judge, Score, SplitName, judge_all, starts_to_score
 from ddray.errors import RequestError
 from ddray.files import writable_folder
@@ -51,14 +52,15 @@ def assess(
     check_same_data(distilled.manifest.dataset, dataset)
     network = _network(distilled, arch, dataset)
     config, known = distilled.manifest.distill_config, distilled.known
+    engine = make_engine(network, config.inner)
     judge = Judge(dataset, cast(SplitName, split))
     scores: list[Score] = []
     for protocol in PROTOCOLS:
         n = count if protocol == "as-distilled" else min(count, RETRAINED)
         starts = starts_to_score(network, config.network, known, "C", n)
-        scores += judge_all([judge], network, starts, synthetic, order, protocol)
+        scores += judge_all([judge], engine, starts, synthetic, order, protocol)
     outputs = distilled.manifest.network.outputs
-    real = compare([judge], dataset, config, network, outputs, known, count) if baselines else {}
+    real = compare([judge], dataset, config, engine, outputs, known, count) if baselines else {}
     if split == "test":
         recorded = distilled.manifest.model_copy(update={"scores": (*distilled.manifest.scores, *scores)})
         stamp(place, recorded)

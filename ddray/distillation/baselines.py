@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ddray.data import Dataset
 from ddray.distillation.config import DistillConfig
+from ddray.distillation.engine import Engine
 from ddray.distillation.evaluate import Judge, Score, constant_rates, judge_all, score_from, starts_to_score
 from ddray.distillation.labels import one_hot, sample_classes
 from ddray.distillation.real import class_averages, real_samples
 from ddray.distillation.streams import NETWORKS, NetworkSet, generator
 from ddray.distillation.unroll import Synthetic
-from ddray.networks import Network
 
 Kind = Literal["random", "average"]
 KINDS: tuple[Kind, ...] = ("random", "average")
@@ -44,7 +44,7 @@ class Baseline:
 
 
 def choose(
-    kind: Kind, validation: Judge, dataset: Dataset, config: DistillConfig, network: Network, outputs: int,
+    kind: Kind, validation: Judge, dataset: Dataset, config: DistillConfig, engine: Engine, outputs: int,
     known: Tensor | None,
 ) -> Baseline:  # fmt: skip
     """Draw the real examples and choose their learning rate on the validation split, with networks A."""
@@ -57,11 +57,11 @@ def choose(
         draws = (class_averages(dataset, classes, steps),)
     labels = one_hot(classes, outputs).expand(steps, -1, -1).to(draws[0].device)
     candidates = [Baseline(kind, draws, labels, rate) for rate in RATES]
-    return max(candidates, key=lambda b: score(b, [validation], config, network, known, "A", NETWORKS["A"])[0].mean)
+    return max(candidates, key=lambda b: score(b, [validation], config, engine, known, "A", NETWORKS["A"])[0].mean)
 
 
 def score(
-    baseline: Baseline, judges: Sequence[Judge], config: DistillConfig, network: Network, known: Tensor | None,
+    baseline: Baseline, judges: Sequence[Judge], config: DistillConfig, engine: Engine, known: Tensor | None,
     networks: NetworkSet, n: int,
 ) -> tuple[Score, ...]:  # fmt: skip
     """Score real examples on several splits, with networks trained for the same steps in the same order."""
@@ -69,9 +69,9 @@ def score(
     rates = constant_rates(baseline.rate, len(order), baseline.labels)
     accuracies: list[list[float]] = [[] for _ in judges]
     diverged = 0
-    for i, start in enumerate(starts_to_score(network, config.network, known, networks, n)):
+    for i, start in enumerate(starts_to_score(engine.network, config.network, known, networks, n)):
         real = Synthetic(baseline.draws[i % len(baseline.draws)], baseline.labels, rates)
-        scores = judge_all(judges, network, [start], real, order)
+        scores = judge_all(judges, engine, [start], real, order)
         diverged += scores[0].diverged
         for found, one in zip(accuracies, scores, strict=True):
             found.append(one.mean)
@@ -82,13 +82,13 @@ def score(
 
 
 def compare(
-    judges: Sequence[Judge], dataset: Dataset, config: DistillConfig, network: Network, outputs: int,
+    judges: Sequence[Judge], dataset: Dataset, config: DistillConfig, engine: Engine, outputs: int,
     known: Tensor | None, n: int,
 ) -> dict[str, tuple[Score, ...]]:  # fmt: skip
     """The scores of every kind of baseline on several splits, by n networks of set C."""
     validation = next((judge for judge in judges if judge.split == "validation"), None) or Judge(dataset, "validation")
     results: dict[str, tuple[Score, ...]] = {}
     for kind in KINDS:
-        baseline = choose(kind, validation, dataset, config, network, outputs, known)
-        results[kind] = score(baseline, judges, config, network, known, "C", n)
+        baseline = choose(kind, validation, dataset, config, engine, outputs, known)
+        results[kind] = score(baseline, judges, config, engine, known, "C", n)
     return results

@@ -65,7 +65,9 @@ class SyntheticConfig(Record):
     classes: Annotated[int | tuple[int, ...] | None, Number] = (
         None  # the first n classes, or these; None: all that the dataset has
     )
-    init: Literal["normal", "real", "average"] = "normal"  # noise in normalised space, training examples, or class means
+    init: Literal["normal", "real", "average"] = (
+        "normal"  # noise in normalised space, training examples, or class means
+    )
     learn: bool = True
 
 
@@ -84,7 +86,11 @@ class LabelsConfig(Record):
 class InnerConfig(Record):
     """The optimiser that a network is trained with on the set: full batches of a step, one learned rate per step."""
 
-    optimiser: Literal["sgd"] = "sgd"
+    optimiser: Literal["sgd", "momentum", "adam"] = "sgd"
+    momentum: Annotated[float, Number, Field(ge=0, lt=1)] = 0.9
+    beta1: Annotated[float, Number, Field(ge=0, lt=1)] = 0.9  # adam
+    beta2: Annotated[float, Number, Field(ge=0, lt=1)] = 0.999
+    epsilon: Positive = 1e-8  # adam: under the root, in units of the squared gradient
 
 
 class OuterConfig(Record):
@@ -167,11 +173,19 @@ class DistillConfig(Record):
 
 
 class EngineConfig(Record):
-    """How the same numbers are computed; never searched, written down beside every result."""
+    """How the same numbers are computed; never searched, written down beside every result.
+
+    What is `auto` is settled once, before a sweep or a distillation, by `ddray.distillation.choose`.
+    """
 
     device: str = "auto"
     threads: Annotated[int, Number, Field(ge=0, le=1024)] = 0  # CPU threads of torch; 0: leave as it is
-    adjoint: Literal["recompute", "full"] = "recompute"
+    adjoint: Literal["auto", "full", "recompute", "checkpoint"] = "auto"  # what the gradient's memory is spent on
+    compile: Literal["auto", "off", "trace", "max"] = "auto"  # as written; as a graph; as a graph through inductor
+    layout: Literal["auto", "blocked", "plain", "im2col"] = "auto"  # how convolutions of inner steps are computed
+    networks: Literal["auto", "loop", "batch"] = "auto"  # several networks one after another, or side by side
+    chunk: Annotated[int, Number, Field(ge=0, le=1_000_000)] = 0  # real examples at a time; 0: 128 on a CPU, else all
+    bfloat16: bool = False  # the outer forward pass in mixed precision
 
 
 def parse(model: type[M], values: Mapping[str, Any], prefix: str = "") -> M:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ddray.data import Dataset
 from ddray.data import load as load_dataset
+from ddray.distillation.engine import make_engine
 from ddray.distillation.evaluate import (
     Judge,
     Protocol,
@@ -130,7 +131,8 @@ class DistilledSet:
         else:
             start = built.draw(record.law, record.gain, generator("train", seed))
         synthetic, order = self.schedule(rate, epochs)
-        return built.install(train_as_distilled(built, start, synthetic, order))
+        step = make_engine(built, self.manifest.distill_config.inner).step
+        return built.install(train_as_distilled(step, start, synthetic, order))
 
     def schedule(self, rate: float | None = None, epochs: int | None = None) -> tuple[Synthetic, tuple[int, ...]]:
         """The set and its step order, as recorded or with another constant rate and number of epochs.
@@ -185,10 +187,11 @@ class DistilledSet:
         check_same_data(self.manifest.dataset, real)
         built = self.build_network(network)
         count = self.networks_to_score(nets)
-        config = self.manifest.distill_config.network
+        config = self.manifest.distill_config
         synthetic, order = self.schedule(rate, epochs)
-        starts = starts_to_score(built, config, self.known, "C", count)
-        return Judge(real.to(self.inputs.device), split).score(built, starts, synthetic, order, protocol)
+        starts = starts_to_score(built, config.network, self.known, "C", count)
+        engine = make_engine(built, config.inner)
+        return Judge(real.to(self.inputs.device), split).score(engine, starts, synthetic, order, protocol)
 
     def networks_to_score(self, nets: int | None) -> int:
         """The number of networks of a score; refuses to draw more than a known source has."""

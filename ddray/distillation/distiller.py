@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from ddray.data import Dataset
 from ddray.distillation.config import DistillConfig, EngineConfig, OuterConfig
+from ddray.distillation.engine import make_engine
 from ddray.distillation.evaluate import Judge, Score, known_starts, starts_to_score
+from ddray.distillation.inner import InnerStep
 from ddray.distillation.labels import initial_labels, sample_classes
 from ddray.distillation.real import RealBatches, class_averages, real_samples
 from ddray.distillation.streams import NETWORKS, NetworkSet, generator, seed_of
-from ddray.distillation.unroll import ADJOINTS, Synthetic, through_window
+from ddray.distillation.unroll import Synthetic, differentiate
 from ddray.errors import Diverged, RequestError
 from ddray.networks import Network, build
 
@@ -59,6 +62,7 @@ class Distiller:
         self.dataset = dataset.to(self.device)
         self.network, self.outputs = check_problem(dataset, arch, config)
         self.network.to(self.device)
+        self._engine = make_engine(self.network, config.inner, self.engine)
         self.classes = sample_classes(config.class_ids(dataset.classes), config.synthetic.samples_per_class)
         self.order = config.step_order()
         self.known = known_starts(self.network, config.network, seed)
@@ -85,26 +89,33 @@ class Distiller:
             self._outer_step()
 
     def _outer_step(self) -> None:
-        outer, synthetic = self.config.outer, self.synthetic()
-        batch = self.batches.at(self.step)
-        differentiate = ADJOINTS[self.engine.adjoint]
+        synthetic = self.synthetic()
+        batch, networks = self.batches.at(self.step), self.config.outer.networks
         seen = Synthetic(synthetic.inputs.detach(), synthetic.labels.detach(), synthetic.rates.detach())
         totals, loss = [torch.zeros_like(t) for t in (seen.inputs, seen.labels, seen.rates)], 0.0
-        for index in range(outer.networks):
+        for index, (step, start) in enumerate(self._groups()):
             dropout, window = seed_of(self.seed, "dropout", self.step, index), self._window(index)
             try:
-                value, slope = through_window(
-                    differentiate, self.network, self._start(index), seen, self.order, batch, dropout, window
-                )
+                value, slope = differentiate(
+                    step, start, seen, self.order, batch, dropout,
+                    adjoint=self._engine.adjoint, window=window, outer=self._engine.outer,
+                )  # fmt: skip
             except Diverged as diverged:
                 raise Diverged(diverged.what, self.step, diverged.inner_step) from None
-            loss += value.item() / outer.networks
+            loss += value.sum().item() / networks
             for total, part in zip(totals, (slope.inputs, slope.labels, slope.rates), strict=True):
-                total += part / outer.networks
+                total += part / networks
         self._require_finite(loss, totals)
         self._update(synthetic, totals)
         self.loss = loss
         self.step += 1
+
+    def _groups(self) -> Iterator[tuple[InnerStep, Tensor]]:
+        """Initial weights of this outer step's networks, alone or together; those with windows of their own go alone."""
+        starts = map(self._start, range(self.config.outer.networks))
+        if self.config.outer.window is None:
+            return self._engine.groups(starts)
+        return ((self._engine.step, start) for start in starts)
 
     def _start(self, index: int) -> Tensor:
         """Initial weights of network `index` of this outer step."""
@@ -152,7 +163,7 @@ class Distiller:
         """Score any set of this problem on the validation split with an evaluation set of networks."""
         self._judge = self._judge or Judge(self.dataset, "validation")
         starts = starts_to_score(self.network, self.config.network, self.known, networks, NETWORKS[networks])
-        return self._judge.score(self.network, starts, synthetic, self.order)
+        return self._judge.score(self._engine, starts, synthetic, self.order)
 
     @torch.no_grad()
     def synthetic_now(self) -> Synthetic:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -12,8 +12,11 @@ from torch import Tensor
 
 from ddray.data import Dataset
 from ddray.distillation.config import NetworkConfig, Record
-from ddray.distillation.streams import NetworkSet, network_generator, seed_of
-from ddray.distillation.unroll import Synthetic, predictions, soft_loss, train_as_distilled
+from ddray.distillation.engine import Engine
+from ddray.distillation.inner import soft_loss
+from ddray.distillation.outer import predictions
+from ddray.distillation.streams import NetworkSet, generator, network_generator, seed_of
+from ddray.distillation.unroll import Synthetic, train_as_distilled
 from ddray.networks import Network
 
 Protocol = Literal["as-distilled", "retrain"]
@@ -120,16 +123,21 @@ def retrain(
 
 
 class Judge:
-    """One split of a dataset, normalised once, on which any number of networks are judged."""
+    """One split of a dataset, normalised once, on which any number of networks are judged.
+
+    The examples lie in a shuffled order that is always the same: to a network with batch statistics, a chunk of one class
+    would look like nothing it was trained on.
+    """
 
     def __init__(self, dataset: Dataset, split: SplitName) -> None:
         self.split = split
         part = dataset.split(split)
-        self.x, self.y = dataset.normalise(part.x), part.y
+        order = torch.randperm(len(part.y), generator=generator("judge", split)).to(part.y.device)
+        self.x, self.y = dataset.normalise(part.x[order.to(part.x.device)]), part.y[order]
 
     @torch.no_grad()
     def accuracy(self, network: Network, weights: Tensor) -> float:
-        """The share of the split's examples that the network gets right; weights that are not finite get none."""
+        """The share of the split's examples that the network with weights [P] gets right; 0 if they are not finite."""
         if not bool(torch.isfinite(weights).all()):
             return 0.0
         right: int = sum(
@@ -140,19 +148,19 @@ class Judge:
 
     def score(
         self,
-        network: Network,
+        engine: Engine,
         starts: Iterable[Tensor],
         synthetic: Synthetic,
         order: Sequence[int],
         protocol: Protocol = "as-distilled",
     ) -> Score:
         """Train a network from each start on the set and summarise their accuracies."""
-        return judge_all([self], network, starts, synthetic, order, protocol)[0]
+        return judge_all([self], engine, starts, synthetic, order, protocol)[0]
 
 
 def judge_all(
     judges: Sequence[Judge],
-    network: Network,
+    engine: Engine,
     starts: Iterable[Tensor],
     synthetic: Synthetic,
     order: Sequence[int],
@@ -161,18 +169,25 @@ def judge_all(
     """Train a network from each start on the set, once, and summarise their accuracies on several splits."""
     accuracies: list[list[float]] = [[] for _ in judges]
     diverged = 0
-    for start in starts:
-        if protocol == "as-distilled":
-            weights = train_as_distilled(network, start, synthetic, order)
-        else:
-            weights = retrain(network, start, synthetic)
+    for weights in _trained(engine, starts, synthetic, order, protocol):
         diverged += not bool(torch.isfinite(weights).all())
         for judge, found in zip(judges, accuracies, strict=True):
-            found.append(judge.accuracy(network, weights))
+            found.append(judge.accuracy(engine.network, weights))
     return tuple(
         score_from(found, len(judge.y), protocol, judge.split, diverged)
         for judge, found in zip(judges, accuracies, strict=True)
     )
+
+
+def _trained(
+    engine: Engine, starts: Iterable[Tensor], synthetic: Synthetic, order: Sequence[int], protocol: Protocol
+) -> Iterator[Tensor]:
+    if protocol == "retrain":
+        yield from (retrain(engine.network, start, synthetic) for start in starts)
+        return
+    for step, start in engine.groups(starts):
+        weights = train_as_distilled(step, start, synthetic, order)
+        yield from weights.unbind() if weights.dim() == 2 else [weights]
 
 
 def _known(seed: int, index: int) -> torch.Generator:

@@ -62,7 +62,7 @@ class Manifest(Record):
     sample_classes: tuple[int, ...]  # the class that each of a step's samples began as
     loss: Literal["softmax", "binary"]
     label_kind: Literal["hard", "soft", "softmax"]
-    optimiser: Literal["sgd"]
+    optimiser: Literal["sgd", "momentum", "adam"]  # its constants: `inner` in config
     config: dict[str, Any]
     engine: dict[str, Any]
     seed: int

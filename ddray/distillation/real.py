@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ddray.data import Dataset
+from ddray.distillation.outer import RealBatch
 from ddray.distillation.streams import generator, seed_of
-from ddray.distillation.unroll import RealBatch
 
 
 class RealBatches:

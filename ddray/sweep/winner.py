@@ -13,6 +13,7 @@ from ddray.data import Dataset
 from ddray.distillation.baselines import compare
 from ddray.distillation.distilled_set import DistilledSet, load
 from ddray.distillation.distiller import check_problem
+from ddray.distillation.engine import make_engine
 from ddray.distillation.evaluate import PROTOCOLS, RETRAINED, Judge, Score, judge_all, starts_to_score
 from ddray.distillation.streams import NETWORKS
 from ddray.errors import RequestError
@@ -76,14 +77,15 @@ def measure(distilled: DistilledSet, dataset: Dataset) -> DistilledSet:
     config, known = distilled.manifest.distill_config, distilled.known
     # By the sweep's own search space, which may name a network that is not ours.
     network, outputs = check_problem(dataset, distilled.manifest.network.arch, config)
+    engine = make_engine(network, config.inner)
     judges = [Judge(dataset, "validation"), Judge(dataset, "test")]
     count = NETWORKS["C"] if known is None else len(known)
     scores: list[Score] = []
     for protocol in PROTOCOLS:
         n = count if protocol == "as-distilled" else min(count, RETRAINED)
         starts = starts_to_score(network, config.network, known, "C", n)
-        scores += judge_all(judges, network, starts, distilled.synthetic, distilled.manifest.step_order, protocol)
-    baselines = compare(judges, dataset, config, network, outputs, known, count)
+        scores += judge_all(judges, engine, starts, distilled.synthetic, distilled.manifest.step_order, protocol)
+    baselines = compare(judges, dataset, config, engine, outputs, known, count)
     manifest = distilled.manifest.model_copy(
         update={"scores": (*distilled.manifest.scores, *scores), "baselines": baselines}
     )

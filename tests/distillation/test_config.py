@@ -44,7 +44,7 @@ def test_classes_that_the_dataset_lacks(chosen: object) -> None:
         ("outer.lr", float("inf"), ""),
         ("labels.init", "onehot", "'one_hot', 'smoothed'"),
         ("network.law", "he", "'xavier'"),
-        ("inner.optimiser", "adam", "'sgd'"),
+        ("inner.optimiser", "lbfgs", "'sgd'"),
         ("network.starts", 3, "for network.source 'fixed'"),
     ],
 )

@@ -22,6 +22,8 @@ VARIANTS = {
     "several samples": {"synthetic__samples_per_class": 2},
     "real": {"synthetic__init": "real"},
     "average": {"synthetic__init": "average"},
+    "momentum": {"inner__optimiser": "momentum"},
+    "adam": {"inner__optimiser": "adam"},
     "step decay": {"outer__decay": "step", "outer__decay_every": 3, "outer__clip": None},
 }
 

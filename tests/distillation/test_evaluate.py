@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from ddray.distillation.baselines import KINDS, RATES, choose, compare
+from ddray.distillation.config import EngineConfig
+from ddray.distillation.engine import make_engine
 from ddray.distillation.evaluate import (
     Judge,
     judge_all,
@@ -12,10 +14,11 @@ from ddray.distillation.evaluate import (
     starts_to_score,
     wilson,
 )
+from ddray.distillation.inner import InnerStep
 from ddray.distillation.labels import sample_classes
 from ddray.distillation.real import RealBatches, class_averages, real_samples
 from ddray.distillation.streams import NETWORKS, generator, network_generator, seed_of
-from ddray.distillation.unroll import train_as_distilled, trajectory
+from ddray.distillation.unroll import advance, train_as_distilled
 
 from .problems import blobs, distiller
 
@@ -49,12 +52,14 @@ def test_wilson_contains_the_share_and_narrows() -> None:
     assert wilson(1.0, 10)[1] == 1.0 and wilson(0.0, 10)[0] == 0.0
 
 
-def test_training_as_distilled_is_the_end_of_the_trajectory() -> None:
+def test_training_as_distilled_is_every_step_in_its_turn() -> None:
     run = distiller()
     start = run.network.draw("xavier", 1.0, generator("here"))
-    states = trajectory(run.network, start, run.synthetic_now(), run.order, 0)
-    assert torch.equal(train_as_distilled(run.network, start, run.synthetic_now(), run.order), states[-1])
-    assert len(states) == len(run.order) + 1
+    step = InnerStep(run.network)
+    carry = step.begin(start)
+    for t in range(len(run.order)):
+        carry = advance(step, carry, run.synthetic_now(), run.order, 0, range(t, t + 1))
+    assert torch.equal(train_as_distilled(step, start, run.synthetic_now(), run.order), carry[0])
 
 
 def test_judging_counts() -> None:
@@ -68,13 +73,25 @@ def test_judging_counts() -> None:
     assert judge.accuracy(run.network, weights * float("nan")) == 0.0
 
 
+def test_networks_side_by_side_score_as_one_by_one() -> None:
+    run, data = distiller(), blobs()
+    starts = list(starts_to_score(run.network, run.config.network, None, "A", 5))
+    alone, together = (
+        Judge(data, "validation").score(
+            make_engine(run.network, None, EngineConfig(networks=networks)), starts, run.synthetic_now(), run.order
+        )
+        for networks in ("loop", "batch")
+    )
+    assert together.accuracies == alone.accuracies
+
+
 def test_two_splits_are_judged_by_the_same_networks() -> None:
     run, data = distiller(), blobs()
     judges = [Judge(data, "validation"), Judge(data, "test")]
     starts = list(starts_to_score(run.network, run.config.network, None, "A", 3))
-    both = judge_all(judges, run.network, starts, run.synthetic_now(), run.order)
+    both = judge_all(judges, make_engine(run.network), starts, run.synthetic_now(), run.order)
     assert [score.split for score in both] == ["validation", "test"]
-    alone = judges[1].score(run.network, starts, run.synthetic_now(), run.order)
+    alone = judges[1].score(make_engine(run.network), starts, run.synthetic_now(), run.order)
     assert both[1].accuracies == alone.accuracies
 
 
@@ -128,12 +145,12 @@ def test_batches_cover_an_epoch_without_repeats_and_do_not_depend_on_the_past() 
 def test_baselines_choose_their_rate_on_validation_and_report_all_splits() -> None:
     run, data = distiller(), blobs()
     judges = [Judge(data, "validation"), Judge(data, "test")]
-    results = compare(judges, data, run.config, run.network, 3, None, 4)
+    results = compare(judges, data, run.config, make_engine(run.network), 3, None, 4)
     assert set(results) == set(KINDS)
     for scores in results.values():
         assert [s.split for s in scores] == ["validation", "test"]
         assert scores[0].n == 4
-    chosen = choose("average", judges[0], data, run.config, run.network, 3, None)
+    chosen = choose("average", judges[0], data, run.config, make_engine(run.network), 3, None)
     assert chosen.rate in RATES
     assert chosen.labels.argmax(-1).tolist() == [[0, 1, 2]] * 2
 
@@ -141,6 +158,7 @@ def test_baselines_choose_their_rate_on_validation_and_report_all_splits() -> No
 def test_networks_that_do_not_stay_finite_are_told_as_diverged() -> None:
     run, data = distiller(), blobs()
     broken = replace(run.synthetic_now(), rates=torch.full((len(run.order),), 1e30))
-    score = Judge(data, "validation").score(run.network, run._start(0).expand(3, -1).unbind(), broken, run.order)
+    starts = run._start(0).expand(3, -1).unbind()
+    score = Judge(data, "validation").score(make_engine(run.network), starts, broken, run.order)
     assert (score.mean, score.n, score.diverged) == (0.0, 3, 3) and "3 of 3 diverged" in str(score)
     assert run.score().diverged == 0

@@ -1,0 +1,91 @@
+"""How a network is computed: the engine record turned into the steps and the loss that it asks for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from ddray.distillation.config import EngineConfig, InnerConfig
+from ddray.distillation.inner import InnerStep
+from ddray.distillation.outer import OuterLoss
+from ddray.distillation.traced import TracedStep
+from ddray.distillation.unroll import Adjoint
+from ddray.errors import RequestError
+from ddray.networks import Network
+
+SIDE_BY_SIDE = 20
+"""The most networks that are trained together; more would only wait for memory."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to compute a network's training and judgement.
+
+    Attributes:
+        step: the inner step of one network.
+        several: the inner step of several networks side by side; None: they go one after another.
+        outer: the loss on real examples.
+        adjoint: what the gradient's memory is spent on.
+
+    """
+
+    step: InnerStep
+    several: InnerStep | None
+    outer: OuterLoss
+    adjoint: Adjoint
+
+    @property
+    def network(self) -> Network:
+        """What is trained."""
+        return self.step.network
+
+    def groups(self, starts: Iterable[Tensor]) -> Iterator[tuple[InnerStep, Tensor]]:
+        """Initial weights [P] as they are to be trained: alone, or stacked [k, P], each with the step for it."""
+        if self.several is None:
+            yield from ((self.step, start) for start in starts)
+            return
+        remaining = iter(starts)
+        while group := list(islice(remaining, SIDE_BY_SIDE)):
+            yield self.several, torch.stack(group)
+
+
+def make_engine(network: Network, inner: InnerConfig | None = None, config: EngineConfig | None = None) -> Engine:
+    """The engine that a record names; what it leaves open (`auto`) is done in the plainest way.
+
+    Raises:
+        RequestError: a compile mode that this machine lacks.
+
+    """
+    config = config or EngineConfig()
+    check_compile(config)
+    layout = "blocked" if config.layout == "auto" else config.layout
+
+    def step(*, several: bool) -> InnerStep:
+        if config.compile in ("off", "auto"):
+            return InnerStep(network, inner, several=several, layout=layout)
+        return TracedStep(network, inner, several=several, layout=layout, compiled=config.compile == "max")
+
+    batch = config.networks == "batch" and not network.stochastic  # vmap cannot give each its own seeded masks
+    return Engine(
+        step(several=False),
+        step(several=True) if batch else None,
+        OuterLoss(network, config.chunk, config.bfloat16),
+        "recompute" if config.adjoint == "auto" else config.adjoint,
+    )
+
+
+def check_compile(config: EngineConfig) -> None:
+    """Refuse `max` where there is nothing to compile with."""
+    if (
+        config.compile == "max"
+        and not config.device.startswith("cuda")
+        and not (shutil.which("g++") or shutil.which("clang++"))
+    ):
+        raise RequestError(
+            "engine.compile", "max", "auto, off or trace: this machine has no C++ compiler (g++ or clang++)"
+        )
