@@ -179,7 +179,7 @@ def archs(known: Mapping[str, Callable[..., Any]]) -> None:
 
 def dry_run(prepared: Prepared) -> None:
     """What a sweep would do: its space, its size and what a trial takes."""
-    from ddray.sweep.cost import memory
+    from ddray.distillation.memory import PROCESS, footprint, gib
 
     out, spec = console(), prepared.spec
     title = f"{prepared.directory.name}: {prepared.trials} trials of {prepared.dataset.name} × {spec.file.arch}"
@@ -193,13 +193,16 @@ def dry_run(prepared: Prepared) -> None:
     for key, value in spec.fixed.items():
         table.add_row(key, str(value), "fixed")
     _show(out, title, table)
-    low, high = memory(prepared)
+    low, high = (
+        PROCESS + footprint(prepared.dataset, spec.file.arch, config, prepared.engine).total
+        for config in (spec.least(), spec.largest())
+    )
     scheduler = spec.file.scheduler
     lines = [
         f"constraints      {', '.join(spec.file.constraints) or 'none'}",
         f"scheduler        {_settings(scheduler.asha) if scheduler else 'none: every trial runs to its end'}",
         f"one trial takes  {_settings(prepared.resources)}",
-        f"memory per trial {low / 2**20:.0f} to {high / 2**20:.0f} MiB, estimated",
+        f"memory per trial {gib(low)} to {gib(high)}, predicted",
         f"engine           {_settings(prepared.engine)}",
         f"seed             {prepared.seed}",
         f"storage          {prepared.directory}",

@@ -105,10 +105,14 @@ class OuterConfig(Record):
     decay: Literal["none", "step", "cosine"] = "cosine"
     decay_every: Count = 400  # step decay: outer steps between two cuts …
     decay_factor: Annotated[float, Number, Field(gt=0, le=1)] = 0.5  # … by this factor
-    clip: Positive | None = 5.0  # largest norm of the whole outer gradient
+    clip: Positive | None = 5.0  # largest norm of the outer gradient
+    clip_average: Positive | None = None  # largest norm in multiples of its running average (RaT-BPTT: 2)
+    clip_decay: Annotated[float, Number, Field(ge=0, lt=1)] = 0.9  # of that average, per outer step
+    clip_each: bool = False  # norms of inputs, labels and rates each by itself, else of all together
     batch: Count = 1024  # real examples per outer step
     networks: Annotated[int, Number, Field(ge=1, le=1000)] = 1  # networks per outer step, their gradients averaged
-    window: Annotated[Few | None, Number] = None  # inner steps that the gradient goes through; None: all T
+    window: Annotated[Few | None, Number] = None  # inner steps that the gradient goes through; None: all
+    unroll_steps: Annotated[Few | None, Number] = None  # inner steps taken at most, where a window may end; None: T
     score_every: Count = 100  # outer steps between two looks at the validation split
 
 
@@ -147,6 +151,11 @@ class DistillConfig(Record):
     def inner_steps(self) -> int:
         """T = S · E."""
         return self.synthetic.steps * self.synthetic.epochs
+
+    @property
+    def seen_steps(self) -> int:
+        """Inner steps that the gradient goes through."""
+        return self.outer.window or self.outer.unroll_steps or self.inner_steps
 
     def class_ids(self, classes: int) -> tuple[int, ...]:
         """The classes that have synthetic examples, of a dataset with `classes` classes.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddray.data import Dataset
+from ddray.distillation.clip import Clip
 from ddray.distillation.config import DistillConfig, EngineConfig, OuterConfig
 from ddray.distillation.engine import make_engine
 from ddray.distillation.evaluate import Judge, Score, known_starts, starts_to_score
@@ -69,6 +70,7 @@ class Distiller:
         self.batches = RealBatches(self.dataset, config.outer.batch, config.data.augment, seed)
         self._raw = self._initial()
         self._optimiser = self._make_optimiser()
+        self._clip = Clip(config.outer)
         self._judge: Judge | None = None
         self.step = 0
         self.loss = math.nan
@@ -126,7 +128,7 @@ class Distiller:
 
     def _window(self, index: int) -> range:
         """The inner steps that the gradient of network `index` goes through: all, or a window that ends at random."""
-        steps, length = len(self.order), self.config.outer.window or len(self.order)
+        steps, length = self.config.outer.unroll_steps or len(self.order), self.config.seen_steps
         drawn = generator(self.seed, "window", self.step, index)
         end = int(torch.randint(length, steps + 1, (), generator=drawn))
         return range(end - length, end)
@@ -144,9 +146,7 @@ class Distiller:
         live = [(output, slope) for output, slope in zip(outputs, gradients, strict=True) if output.requires_grad]
         self._optimiser.zero_grad()
         torch.autograd.backward([output for output, _ in live], [slope for _, slope in live])
-        learned = [raw for raw in self._raw.values() if raw.requires_grad]
-        if self.config.outer.clip is not None:
-            torch.nn.utils.clip_grad_norm_(learned, self.config.outer.clip)
+        self._clip({name: raw.grad for name, raw in self._raw.items() if raw.grad is not None})
         factor = decay(self.config.outer, self.step)
         for group in self._optimiser.param_groups:
             group["lr"] = group["base_lr"] * factor
@@ -178,6 +178,7 @@ class Distiller:
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on: tensors by name, and plain numbers."""
         state: dict[str, Any] = {"step": self.step, "loss": self.loss}
+        state |= {f"norm.{name}": average for name, average in self._clip.averages.items()}
         state |= {f"raw.{name}": raw.detach() for name, raw in self._raw.items()}
         for name, raw in self._raw.items():
             state |= {f"adam.{name}.{key}": value for key, value in self._optimiser.state[raw].items()}
@@ -196,6 +197,7 @@ class Distiller:
             self._optimiser.state[raw] = {
                 key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)
             }
+        self._clip.averages = {key.removeprefix("norm."): state[key] for key in state if key.startswith("norm.")}
         self.best = None
         if "best.step" in state:
             best = {name: state[f"best.raw.{name}"].to(self.device) for name in self._raw}
@@ -274,8 +276,11 @@ def check_problem(dataset: Dataset, arch: str, config: DistillConfig) -> tuple[N
     config.class_ids(dataset.classes)
     if config.outer.batch > len(dataset.train):
         raise RequestError("outer.batch", config.outer.batch, f"at most the {len(dataset.train)} training examples")
-    if config.outer.window is not None and config.outer.window > config.inner_steps:
-        raise RequestError("outer.window", config.outer.window, f"at most the {config.inner_steps} inner steps")
+    steps, unroll, window = config.inner_steps, config.outer.unroll_steps, config.outer.window
+    if unroll is not None and unroll > steps:
+        raise RequestError("outer.unroll_steps", unroll, f"at most the {steps} inner steps")
+    if window is not None and window > (unroll or steps):
+        raise RequestError("outer.window", window, f"at most the {unroll or steps} inner steps that are taken")
     if config.labels.softmax and outputs == 1:
         raise RequestError("labels.softmax", True, "one logit has no softmax; it is for three classes or more")
     return network, outputs

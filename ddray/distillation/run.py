@@ -10,11 +10,13 @@ from typing import Any
 from ddray.data import Dataset
 from ddray.data import load as load_dataset
 from ddray.distillation import state
+from ddray.distillation.choose import settle
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distilled_set import DistilledSet
 from ddray.distillation.distiller import Distiller
 from ddray.distillation.evaluate import Score
 from ddray.distillation.manifest import DatasetRecord, Manifest, NetworkRecord, installed_versions, label_kind
+from ddray.distillation.memory import check_memory
 from ddray.errors import Diverged
 
 
@@ -51,7 +53,7 @@ def distill(
         config: dotted keys with their values, or a whole configuration.
         seed: decides everything random.
         data: where to look for the dataset's files.
-        engine: how to compute.
+        engine: how to compute; what it leaves open is settled first, by `ddray.distillation.choose`.
         checkpoint: a file to resume from if it is there, and to save to after every look; removed at the end.
         report: called after every look.
 
@@ -62,8 +64,14 @@ def distill(
     """
     real = load_dataset(dataset, Path(data) if data else None) if isinstance(dataset, str) else dataset
     settings = config if isinstance(config, DistillConfig) else DistillConfig.from_flat(config or {})
+    resumed = checkpoint is not None and checkpoint.exists()
+    engine = engine or EngineConfig()
+    if checkpoint is not None and resumed:
+        engine = state.as_before(engine, checkpoint)
+    engine = settle(engine, real, arch, settings)
+    check_memory(real, arch, settings, engine)
     distiller = Distiller(real, arch, settings, seed=seed, engine=engine)
-    if checkpoint is not None and checkpoint.exists():
+    if checkpoint is not None and resumed:
         state.load(distiller, checkpoint)
     try:
         _run(distiller, checkpoint, report)

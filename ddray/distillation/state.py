@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as write_tensors
 
+from ddray.distillation.config import EngineConfig, parse
 from ddray.distillation.distiller import Distiller
 from ddray.errors import RequestError
 
@@ -23,7 +24,8 @@ def save(distiller: Distiller, file: Path) -> None:
     state = distiller.state_dict()
     tensors = {name: value.cpu().contiguous() for name, value in state.items() if isinstance(value, torch.Tensor)}
     numbers = {name: value for name, value in state.items() if not isinstance(value, torch.Tensor)}
-    data = write_tensors(tensors, {"format": _FORMAT, "numbers": json.dumps(numbers), "problem": problem(distiller)})
+    header = {"format": _FORMAT, "numbers": json.dumps(numbers), "problem": problem(distiller)}
+    data = write_tensors(tensors, header | {"engine": distiller.engine.model_dump_json()})
     handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
     with os.fdopen(handle, "wb") as target:
         target.write(data)
@@ -48,6 +50,18 @@ def load(distiller: Distiller, file: Path) -> None:
     if header.get("problem") != problem(distiller):
         raise RequestError("checkpoint", str(file), "it is of another configuration, seed, architecture or dataset")
     distiller.load_state_dict(state | json.loads(header["numbers"]))
+
+
+def as_before(engine: EngineConfig, file: Path) -> EngineConfig:
+    """The engine record with what it leaves open as in the checkpoint `file`: going on gives the same bits."""
+    try:
+        with safe_open(file, framework="pt") as source:
+            recorded = json.loads((source.metadata() or {}).get("engine", "{}"))
+    except (OSError, SafetensorError):
+        return engine  # `load` says what is wrong with it
+    left_open = {key for key, value in engine if value == "auto"}
+    settings = engine.model_dump() | {key: value for key, value in recorded.items() if key in left_open}
+    return parse(EngineConfig, settings, "engine.")
 
 
 def problem(distiller: Distiller) -> str:

@@ -103,6 +103,13 @@ class TracedStep(InnerStep):
             self._last = shapes, self._remembered(shapes, (*carry, x, y, rate), len(carry))
         return self._last[1]
 
+    def sketch(self, carry: Carry, x: Tensor, y: Tensor, rate: Tensor) -> Graphs | None:
+        """Graphs to look at and not to run: nothing is computed or allocated for them. None where tracing fails."""
+        try:
+            return self._trace((*carry, x, y, rate), len(carry))
+        except Exception:  # the same that `graphs` says aloud, where it matters
+            return None
+
     def _remembered(self, shapes: tuple[Any, ...], given: Sequence[Tensor], width: int) -> Graphs | None:
         key = (self.network.identity, self.config, self.several, self.layout, self.compiled, shapes)
         if key in _graphs:
@@ -126,9 +133,10 @@ class TracedStep(InnerStep):
             d_carry, d_x, d_y, d_rate = pullback(slope)
             return (*after, *d_carry, d_x, d_y, d_rate)
 
-        slope = [torch.zeros_like(t) for t in given[:width]]
+        slope = [torch.empty_like(t) for t in given[:width]]
         with convolutions(self.layout):
-            joint = make_fx(torch.func.functionalize(step_and_reverse))(*given, *slope)
+            trace = make_fx(torch.func.functionalize(step_and_reverse), tracing_mode="fake", _allow_non_fake_inputs=True)
+            joint = trace(*given, *slope)
         simplify(joint.graph)
         return split(joint, len(given), width, self._compile if self.compiled else lambda graph: graph)
 
@@ -242,12 +250,12 @@ def _subgraph(
 
 def _bytes(crossing: Sequence[fx.Node], given: set[fx.Node]) -> int:
     """Bytes of the storages that `crossing` hold on to, each counted once, without those of `given`."""
-    owners = {_owner(node) for node in crossing} - given
+    owners = {owner(node) for node in crossing} - given
     return sum(_size(node) for node in owners)
 
 
-def _owner(node: fx.Node) -> fx.Node:
-    """The node that made the storage that a view looks at."""
+def owner(node: fx.Node) -> fx.Node:
+    """The node that made the storage which a node's value looks at."""
     while node.target is operator.getitem or getattr(node.target, "is_view", False):
         source = node.args[0]
         if not isinstance(source, fx.Node) or not isinstance(source.meta.get("val"), Tensor):

@@ -38,7 +38,7 @@ class Cluster:
     """Where trials run, and what each occupies."""
 
     address: str | None
-    resources: Mapping[str, float]  # {"CPU": …, "GPU": …} of one trial
+    resources: Mapping[str, float]  # {"CPU": …, "GPU": …, "memory": bytes} of one trial
     max_concurrent: int | None
 
 
@@ -116,7 +116,7 @@ def _session(cluster: Cluster) -> Iterator[None]:
         _connect(cluster.address)
     try:
         if not _slots(cluster.resources):
-            have = {key: value for key, value in ray.cluster_resources().items() if key in ("CPU", "GPU")}
+            have = {key: value for key, value in ray.cluster_resources().items() if key in cluster.resources}
             raise RequestError(
                 "resources", dict(cluster.resources), f"a trial must fit in a node; in all there is {have}"
             )

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from ddray.data import Dataset, load
+from ddray.distillation.choose import PLAIN, settle
 from ddray.distillation.config import EngineConfig, parse
 from ddray.distillation.distiller import resolve_device
+from ddray.distillation.memory import check_memory
 from ddray.errors import RequestError
 from ddray.sweep import spec as spec_module
 from ddray.sweep.constraint import Problem
@@ -62,6 +64,7 @@ class Prepared:
     dataset: Dataset
     engine: EngineConfig
     resources: Resources
+    memory: int  # bytes of the largest trial; 0: few enough not to count
     directory: Path
     tracking_uri: str
     seed: int
@@ -115,15 +118,18 @@ def prepare(request: SweepRequest) -> Prepared:
         directory = new_sweep(storage, request.name, request.space or DEFAULT_SPACE)
     spec = _spec(request, known)
     resources = _resources(spec, request, known)
-    engine = _engine(spec, resources, _address(request), known)
     if address := _address(request):
         knock(address)
     dataset = load(spec.file.dataset, request.data)
     spec.check(dataset)
     seed = request.seed if request.seed is not None else known.get("identity", {}).get("seed", 0)
     trials = request.trials or known.get("target") or spec.file.trials
+    engine = _engine(spec, dataset, trials, resources, address, known)
+    memory = check_memory(dataset, spec.file.arch, spec.largest(), engine) if engine.device == "cpu" else 0
     tracking_uri = request.tracking_uri or known.get("tracking_uri") or default_tracking_uri(storage)
-    return Prepared(request, spec, dataset, engine, resources, directory, _anchored(tracking_uri), seed, trials)
+    return Prepared(
+        request, spec, dataset, engine, resources, memory, directory, _anchored(tracking_uri), seed, trials
+    )
 
 
 def run(prepared: Prepared) -> Outcome:
@@ -165,7 +171,7 @@ def _execute(prepared: Prepared, study: SweepStudy, projection: Projection) -> N
     request, resources = prepared.request, prepared.resources
     cluster = Cluster(
         _address(request),
-        {"CPU": resources.cpu, "GPU": resources.gpu},
+        {"CPU": resources.cpu, "GPU": resources.gpu, "memory": prepared.memory},
         request.max_concurrent,
     )
     with redirect_stdout(sys.stderr):  # Tune prints what it is about to do; standard output is for results
@@ -221,7 +227,9 @@ def _resources(spec: SweepSpec, request: SweepRequest, known: Mapping[str, Any])
     return resources
 
 
-def _engine(spec: SweepSpec, resources: Resources, address: str | None, known: Mapping[str, Any]) -> EngineConfig:
+def _engine(
+    spec: SweepSpec, dataset: Dataset, trials: int, resources: Resources, address: str | None, known: Mapping[str, Any]
+) -> EngineConfig:
     """The engine record with nothing left open: written down once, kept by every trial and resume."""
     if "engine" in known:
         return parse(EngineConfig, known["engine"], "engine.")
@@ -229,7 +237,11 @@ def _engine(spec: SweepSpec, resources: Resources, address: str | None, known: M
     device = engine.device if engine.device != "auto" else "cuda" if resources.gpu > 0 else "cpu"
     if address is None:
         device = resolve_device(device)
-    return engine.model_copy(update={"device": device, "threads": engine.threads or max(1, int(resources.cpu))})
+    engine = engine.model_copy(update={"device": device, "threads": engine.threads or max(1, int(resources.cpu))})
+    if device != "cpu" and address is not None:
+        left_open = {key: value for key, value in PLAIN.items() if getattr(engine, key) == "auto"}
+        return engine.model_copy(update=left_open)  # the cluster's cards are not here to be tried
+    return settle(engine, dataset, spec.file.arch, spec.largest(), trials=trials)
 
 
 def _anchored(tracking_uri: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -86,6 +86,18 @@ class SweepSpec:
         """The configuration of a trial with these values."""
         return DistillConfig.from_flat(values)
 
+    def largest(self) -> DistillConfig:
+        """The configuration with every number at its upper end: what a trial may take at most."""
+        return self._at(max)
+
+    def least(self) -> DistillConfig:
+        """The configuration with every number at its lower end."""
+        return self._at(min)
+
+    def _at(self, end: Callable[[tuple[Any, ...]], Any]) -> DistillConfig:
+        numbers = {p.key: end(p.extremes()) for p in self.parameters if p.kind != "choice"}
+        return self.config({**self.fixed, **numbers})
+
     def check(self, dataset: Dataset) -> None:
         """Hold every end and every choice of the space against the dataset and the network.
 
@@ -106,17 +118,20 @@ class SweepSpec:
                     raise RequestError(f"search.{parameter.key}", value, str(error)) from None
         problem = Problem(dataset.classes, dataset.input_shape)
         smallest = self.config(self._smallest(dataset.classes))
-        windows = [value for parameter in self.parameters if parameter.key == "outer.window"
-                   for value in parameter.extremes() if value is not None]  # fmt: skip
-        widest = max(windows, default=smallest.outer.window or 0)
-        if widest > smallest.inner_steps:
-            key = "search.outer.window" if windows else "outer.window"
-            raise RequestError(key, widest, f"at most the {smallest.inner_steps} inner steps of the space's shortest unroll")
+        self._check_unroll("outer.window", min(smallest.outer.unroll_steps or smallest.inner_steps, smallest.inner_steps))
+        self._check_unroll("outer.unroll_steps", smallest.inner_steps)
         for constraint in self.constraints:
             if constraint.violation(smallest, problem) > 0:
                 least = QUANTITIES[constraint.quantity](smallest, problem)
                 given = f"{constraint.quantity} <= {constraint.bound:g}"
                 raise RequestError("constraints", given, f"nothing in the space satisfies it: the least is {least}")
+
+    def _check_unroll(self, key: str, shortest: int) -> None:
+        searched = [value for p in self.parameters if p.key == key for value in p.extremes() if value is not None]
+        widest = max(searched, default=self.fixed.get(key) or 0)
+        if widest > shortest:
+            where = f"search.{key}" if searched else key
+            raise RequestError(where, widest, f"at most the {shortest} inner steps of the space's shortest unroll")
 
     def _check(self, dataset: Dataset, settings: Mapping[str, Any]) -> None:
         try:
@@ -130,6 +145,8 @@ class SweepSpec:
         """The values that make every quantity as small as the space allows: each grows with each of these keys."""
         values = dict(self.fixed)
         for parameter in self.parameters:
+            if parameter.key == "outer.unroll_steps":
+                values[parameter.key] = min((v for v in parameter.extremes() if v is not None), default=None)
             if parameter.key in ("synthetic.steps", "synthetic.epochs", "synthetic.samples_per_class"):
                 usual = [getattr(SyntheticConfig(), parameter.key.removeprefix("synthetic."))] if parameter.when else []
                 values[parameter.key] = min([*parameter.extremes(), *usual])

@@ -212,7 +212,7 @@ def test_a_dry_run_shows_the_space_and_writes_nothing(run: Run, npz: Path, work:
     assert re.search(r"synthetic\.lr +0\.02 to 0\.3 \(log\) +always", out)
     assert re.search(r"outer\.steps +30 +fixed", out) and re.search(r"labels\.learn +False +fixed", out)
     assert "labels.softmax" not in out, "its condition was ruled out"
-    assert re.search(r"memory per trial \d+ to \d+ MiB", out) and re.search(r"seed +5\n", out)
+    assert re.search(r"memory per trial \d+ MiB to \d+ MiB, predicted", out) and re.search(r"seed +5\n", out)
     assert "stored_samples <= 40" in out and "grace_steps 30, reduction_factor 3" in out
     assert tree(work) == before
 

@@ -22,6 +22,8 @@ VARIANTS = {
     "several samples": {"synthetic__samples_per_class": 2},
     "real": {"synthetic__init": "real"},
     "average": {"synthetic__init": "average"},
+    "shorter unroll": {"synthetic__epochs": 4, "outer__unroll_steps": 6, "outer__window": 2},
+    "clipped by averages": {"outer__clip": None, "outer__clip_average": 1.1, "outer__clip_each": True},
     "momentum": {"inner__optimiser": "momentum"},
     "adam": {"inner__optimiser": "adam"},
     "step decay": {"outer__decay": "step", "outer__decay_every": 3, "outer__clip": None},
@@ -132,6 +134,23 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
 def test_a_window_longer_than_the_unroll_is_refused() -> None:
     with pytest.raises(RequestError, match=r"outer\.window: 5 .* at most the 4"):
         distiller(outer__window=5)
+
+
+def test_an_unroll_longer_than_the_inner_steps_is_refused_and_so_is_a_window_longer_than_it() -> None:
+    with pytest.raises(RequestError, match=r"outer\.unroll_steps: 5 .* at most the 4"):
+        distiller(outer__unroll_steps=5)
+    with pytest.raises(RequestError, match=r"outer\.window: 4 .* at most the 3"):
+        distiller(outer__unroll_steps=3, outer__window=4)
+
+
+def test_windows_end_within_the_unroll() -> None:
+    run = distiller(synthetic__epochs=4, outer__window=2, outer__unroll_steps=5)
+    windows = set()
+    for run.step in range(100):
+        windows.add(run._window(0))
+    assert windows == {range(end - 2, end) for end in range(2, 6)}
+    whole = distiller(synthetic__epochs=4, outer__unroll_steps=5)
+    assert whole._window(0) == range(5)
 
 
 def test_windows_lie_everywhere_in_the_unroll() -> None:

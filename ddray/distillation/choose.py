@@ -1,0 +1,207 @@
+"""What `auto` means here: measured once, before anything begins, then written down as ordinary values.
+
+A choice is remembered on this machine (in the user's cache directory), so that the same distillation is computed in the same
+way the next time, and gives the same set.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddray.data import Dataset
+from ddray.distillation.config import DistillConfig, EngineConfig
+from ddray.distillation.distiller import check_problem, resolve_device
+from ddray.distillation.engine import make_engine
+from ddray.distillation.inner import InnerStep
+from ddray.distillation.streams import generator
+from ddray.distillation.traced import TracedStep
+from ddray.networks import Network
+
+QUICK = 3_000
+"""Inner steps, in all, of work that is done before a choice would have paid: it is computed as written."""
+PLAIN: dict[str, str] = {"compile": "off", "layout": "blocked", "networks": "loop", "adjoint": "recompute"}
+GRAPHS = 2**28
+"""Bytes that the graphs of a whole unroll may take for the sake of speed."""
+_MARGIN = 0.95  # a less plain way has to be faster than this share of a plainer one's time
+_SIDE_BY_SIDE = 4  # networks to time together
+_PATIENCE = 1.0  # seconds: what takes longer is timed once, and not in a layout that began badly
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was measured: the fastest way, and the bytes that its graph of one step holds."""
+
+    compile: str
+    layout: str
+    networks: str
+    saved_bytes: int
+
+
+def settle(
+    engine: EngineConfig, dataset: Dataset, arch: str, config: DistillConfig, *, trials: int = 1
+) -> EngineConfig:
+    """The engine record with nothing left open.
+
+    Args:
+        engine: what was asked for.
+        dataset: its shapes count.
+        arch: the architecture.
+        config: the largest problem that will be computed.
+        trials: how many distillations of at most that size there will be.
+
+    Raises:
+        RequestError: dataset, architecture and settings do not go together, or a device that is not here.
+
+    """
+    engine = engine.model_copy(update={"device": resolve_device(engine.device)})
+    left_open = {key for key in PLAIN if getattr(engine, key) == "auto"}
+    if not left_open:
+        return engine
+    network, outputs = check_problem(dataset, arch, config)
+    carries = 4 * network.size * config.seen_steps
+    work = trials * config.outer.steps * config.outer.networks * config.inner_steps
+    if work < QUICK and carries < GRAPHS:
+        return engine.model_copy(update={key: PLAIN[key] for key in left_open})
+    with _threads(engine.threads):
+        network.to(engine.device)
+        found = _remembered(_Measured(engine, network, arch, dataset, config, outputs))
+    chosen = {"compile": found.compile, "layout": found.layout, "networks": found.networks}
+    chosen["adjoint"] = cheapest_adjoint(config.seen_steps, 4 * network.size, found.saved_bytes)
+    return engine.model_copy(update={key: chosen[key] for key in left_open})
+
+
+def cheapest_adjoint(length: int, carry_bytes: int, graph_bytes: int) -> str:
+    """`full`, which takes no step twice, while its graphs are small; else whichever of the others needs less memory."""
+    if length * graph_bytes <= GRAPHS:
+        return "full"
+    root = math.ceil(math.sqrt(length))
+    recompute, checkpoint = length * carry_bytes + graph_bytes, root * (carry_bytes + graph_bytes)
+    return "recompute" if recompute <= checkpoint else "checkpoint"
+
+
+class _Measured:
+    """The ways that an engine record leaves open, and how long each takes for one problem."""
+
+    def __init__(
+        self, engine: EngineConfig, network: Network, arch: str, dataset: Dataset, config: DistillConfig, outputs: int
+    ) -> None:
+        self.engine, self.network, self.config = engine, network, config
+        self.many = config.outer.networks > 1 or config.network.source == "random"
+        samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
+        self.shapes = ((samples, *dataset.input_shape), (samples, outputs))
+        self.name = json.dumps(
+            [
+                torch.__version__, platform.node(), os.cpu_count(), torch.get_num_threads(), arch, config.network.args,
+                network.shapes, self.shapes, config.inner.model_dump(), self.many,
+                engine.model_dump(exclude={"adjoint", "chunk", "bfloat16", "threads"}),
+            ],
+            sort_keys=True,
+        )  # fmt: skip
+
+    def choose(self) -> _Found:
+        """Time every way, the plainest first."""
+        seconds: dict[tuple[str, str], float] = {}
+        steps = dict(self._ways())
+        for way, step in steps.items():
+            seconds[way] = self._seconds(step, min(seconds.values(), default=math.inf))
+        best = min(seconds.values())
+        way = next(way for way in steps if seconds[way] * _MARGIN <= best)
+        return _Found(*way, self._networks(steps[way], seconds[way]), self._saved(way))
+
+    def _ways(self) -> Iterator[tuple[tuple[str, str], InnerStep]]:
+        convolutional = any(isinstance(m, nn.Conv2d) for m in self.network.module.modules())
+        kernels = ["blocked", "plain", "im2col"] if convolutional else ["blocked"]
+        layouts = kernels if self.engine.layout == "auto" else [self.engine.layout]
+        for layout in layouts:
+            for compiled in ["off", "trace"] if self.engine.compile == "auto" else [self.engine.compile]:
+                yield (compiled, layout), self._step(compiled, layout)
+
+    def _step(self, compiled: str, layout: str, networks: str = "loop") -> InnerStep:
+        update = {"compile": compiled, "layout": layout, "networks": networks}
+        engine = make_engine(self.network, self.config.inner, self.engine.model_copy(update=update))
+        return engine.several if networks == "batch" and engine.several is not None else engine.step
+
+    def _seconds(self, step: InnerStep, best: float, networks: int | None = None) -> float:
+        """The least time of a step and its reverse, over a few."""
+        shortest, draw = math.inf, generator("choose")
+        start = self.network.draw("xavier", 1.0, draw)
+        x, y = (torch.randn(shape, generator=draw).to(start.device) for shape in self.shapes)
+        rate = torch.full((), 0.01, device=start.device)
+        carry = step.begin(start if networks is None else start.expand(networks, -1).clone())
+        slope = tuple(torch.ones_like(t) for t in carry)
+        for _ in range(6):
+            began = _now(start)
+            step.record(carry, x, y, rate, 0)[1](slope)
+            spent = _now(start) - began
+            shortest = min(shortest, spent)
+            if spent > max(_PATIENCE, 2 * best):
+                break
+        return shortest
+
+    def _networks(self, step: InnerStep, alone: float) -> str:
+        if self.engine.networks != "auto":
+            return self.engine.networks
+        if not self.many or self.network.stochastic or alone > _PATIENCE:
+            return "loop"
+        several = self._step("trace" if isinstance(step, TracedStep) else "off", step.layout, "batch")
+        try:
+            together = self._seconds(several, math.inf, _SIDE_BY_SIDE) / _SIDE_BY_SIDE
+        except (RuntimeError, ValueError):  # a layer that torch.vmap has no rule for
+            return "loop"
+        return "batch" if together < _MARGIN * alone else "loop"
+
+    def _saved(self, way: tuple[str, str]) -> int:
+        """Bytes of one step's graph, by its trace; without one, as much as the network has weights."""
+        step = TracedStep(self.network, self.config.inner, layout=self._step(*way).layout)
+        start = self.network.flatten()
+        x, y = (torch.zeros(shape, device=start.device) for shape in self.shapes)
+        graphs = step.graphs(step.begin(start), x, y, torch.zeros((), device=start.device))
+        return 4 * self.network.size if graphs is None else graphs.saved_bytes
+
+
+def _remembered(measured: _Measured) -> _Found:
+    """The choice of an earlier time on this machine, or a new one."""
+    file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddray" / "engine.json"
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError):  # none yet, or not ours to read: measured anew
+        known = json.loads(file.read_text(encoding="utf-8"))
+    with suppress(TypeError, KeyError):
+        return _Found(**known[measured.name])
+    found = measured.choose()
+    known = {**known, measured.name: vars(found)} if isinstance(known, dict) else {measured.name: vars(found)}
+    with suppress(OSError):  # no place to remember: measured again the next time
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as target:
+            json.dump(known, target, indent=1)
+        Path(name).replace(file)
+    return found
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _now(like: Tensor) -> float:
+    if like.is_cuda:
+        torch.cuda.synchronize(like.device)
+    return time.perf_counter()

@@ -1,0 +1,211 @@
+"""How much memory a distillation will take, before it does.
+
+Nothing is allocated to find out: the inner step, its reverse and the outer loss are traced with tensors that have a shape and
+no content, and the graphs are walked to see how many bytes are alive at once.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ddray.data import Dataset
+from ddray.distillation.config import DistillConfig, EngineConfig
+from ddray.distillation.distiller import check_problem
+from ddray.distillation.engine import Engine, make_engine
+from ddray.distillation.outer import RealBatch
+from ddray.distillation.traced import Graphs, TracedStep, owner
+from ddray.distillation.unroll import segments
+from ddray.errors import RequestError
+
+PROCESS = 700 * 2**20
+"""A process that has imported torch and ddray and taken a step."""
+FEW = 2 * 2**30
+"""Bytes that any machine has for a trial: work that clearly takes less is not looked at more closely."""
+JUDGED = 512  # real examples that a network is scored on at a time
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of one distillation.
+
+    Attributes:
+        weights: carries kept from the forward walk.
+        graphs: what recorded steps hold for their reverse.
+        passing: the most that comes and goes: inside a step, its reverse, the outer loss, or a score.
+        set: the set with its gradient, moments and best copy, a real batch, known starts.
+
+    """
+
+    weights: int
+    graphs: int
+    passing: int
+    set: int
+
+    @property
+    def total(self) -> int:
+        """All of it, without the process itself and the real data."""
+        return self.weights + self.graphs + self.passing + self.set
+
+
+def footprint(dataset: Dataset, arch: str, config: DistillConfig, engine: EngineConfig) -> Footprint:
+    """Predict the memory of a distillation whose engine record is settled.
+
+    Raises:
+        RequestError: dataset, architecture and settings do not go together.
+
+    """
+    network, outputs = check_problem(dataset, arch, config)
+    made = make_engine(network, config.inner, engine)
+    samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a step cannot be traced is said where it runs
+        graphs = _graphs(made, (samples, *dataset.input_shape), (samples, outputs))
+    together = config.outer.networks if made.several is not None else 1
+    parts = segments(range(config.seen_steps), made.adjoint)
+    longest = max(map(len, parts))
+    carry = 4 * network.size * {"sgd": 1, "momentum": 2, "adam": 3}[config.inner.optimiser]
+    stored = 4 * config.stored_samples(dataset.classes) * (torch.Size(dataset.input_shape).numel() + outputs)
+    known = config.network.starts if config.network.source == "fixed" else 0
+    batch = config.outer.batch * torch.Size(dataset.input_shape).numel()
+    return Footprint(
+        weights=together * carry * (len(parts) + longest),
+        graphs=together * longest * _saved(graphs),
+        passing=max(together * _passing(graphs), together * _outer(made, dataset, config), _judging(made, dataset)),
+        set=8 * stored + 6 * batch + 4 * network.size * (1 + known),
+    )
+
+
+def check_memory(dataset: Dataset, arch: str, config: DistillConfig, engine: EngineConfig) -> int:
+    """Refuse an unroll that cannot fit into this machine's memory.
+
+    Returns:
+        The bytes that it needs, process included; 0 where a rough bound says that they are few.
+
+    Raises:
+        RequestError: it needs more than there is; says how much, and what would need less.
+
+    """
+    if engine.adjoint == "auto":
+        engine = engine.model_copy(update={"adjoint": "recompute"})
+    on_card = engine.device.startswith("cuda")
+    if on_card:
+        have, where = int(torch.cuda.get_device_properties(engine.device).total_memory), "this card"
+    else:
+        have, where = machine_memory(), "this machine"
+    if 3 * _rough(dataset, arch, config, engine) < min(have, FEW):
+        return 0
+    process = 0 if on_card else PROCESS
+    needed = footprint(dataset, arch, config, engine).total + process
+    if needed > have:
+        thrifty = (engine.model_copy(update={"adjoint": adjoint}) for adjoint in ("recompute", "checkpoint"))
+        least = min(footprint(dataset, arch, config, other).total + process for other in thrifty)
+        raise RequestError(
+            "synthetic.steps × synthetic.epochs", config.inner_steps,
+            f"with engine.adjoint={engine.adjoint} they need {gib(needed)} and {where} has {gib(have)}; the thriftiest adjoint "
+            f"needs {gib(least)}, fewer steps or a shorter outer.window less",
+        )  # fmt: skip
+    return needed
+
+
+@torch.no_grad()
+def _rough(dataset: Dataset, arch: str, config: DistillConfig, engine: EngineConfig) -> int:
+    """Bytes by what the layers put out for one example, without a trace: right within a factor of three or so."""
+    network, _ = check_problem(dataset, arch, config)
+    counts: list[int] = []
+    hooks = [
+        layer.register_forward_hook(lambda _layer, _given, out: counts.append(out.numel()))
+        for layer in network.module.modules()
+        if not list(layer.children())
+    ]
+    network.module(torch.zeros((2, *dataset.input_shape)))
+    for hook in hooks:
+        hook.remove()
+    samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
+    parts = segments(range(config.seen_steps), make_engine(network, config.inner, engine).adjoint)
+    longest = max(map(len, parts))
+    carries = 4 * network.size * (len(parts) + 3 * longest + 4)
+    chunk = config.outer.batch if network.mixes_examples or engine.device != "cpu" else max(JUDGED, engine.chunk)
+    return carries + 4 * sum(counts) // 2 * (6 * samples * longest + 2 * chunk)
+
+
+def gib(size: float) -> str:
+    """Bytes for a reader."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def machine_memory() -> int:
+    """Bytes of main memory, or of what a container may have of it."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
+    return min(physical, int(text)) if text.isdigit() else physical
+
+
+def alive_at_once(graph: fx.GraphModule, kept: Sequence[fx.Node] = ()) -> int:
+    """The most bytes alive at any moment of running a graph: what it makes, without what it is given and what is `kept`."""
+    nodes = list(graph.graph.nodes)
+    last: dict[fx.Node, int] = {}
+    for position, node in enumerate(nodes):
+        for source in (node, *node.all_input_nodes):
+            last[owner(source)] = position
+    skipped = {owner(node) for node in kept}
+    alive = most = 0
+    leaving: dict[int, int] = {}
+    for position, node in enumerate(nodes):
+        if node.op == "call_function" and owner(node) is node and node not in skipped:
+            size = _bytes(node)
+            alive += size
+            leaving[last[node]] = leaving.get(last[node], 0) + size
+        most = max(most, alive)
+        alive -= leaving.get(position, 0)
+    return most
+
+
+def _bytes(node: fx.Node) -> int:
+    values = node.meta.get("val")
+    tensors = values if isinstance(values, (tuple, list)) else [values]
+    return sum(value.numel() * value.element_size() for value in tensors if isinstance(value, Tensor))
+
+
+def _graphs(made: Engine, x: tuple[int, ...], y: tuple[int, ...]) -> Graphs | None:
+    step = TracedStep(made.network, made.step.config, layout=made.step.layout)
+    carry = step.begin(torch.empty(made.network.size))
+    return step.sketch(carry, torch.empty(x), torch.empty(y), torch.empty(()))
+
+
+def _saved(graphs: Graphs | None) -> int:
+    return 0 if graphs is None else graphs.saved_bytes
+
+
+def _passing(graphs: Graphs | None) -> int:
+    if graphs is None:
+        return 0
+    record, reverse = graphs.record, graphs.reverse
+    assert isinstance(record, fx.GraphModule) and isinstance(reverse, fx.GraphModule)
+    outputs = list(record.graph.nodes)[-1].all_input_nodes
+    return max(alive_at_once(record, outputs), alive_at_once(reverse))
+
+
+def _outer(made: Engine, dataset: Dataset, config: DistillConfig) -> int:
+    batch = RealBatch(torch.empty(config.outer.batch, *dataset.input_shape), torch.zeros(config.outer.batch).long())
+    size = made.outer.chunk_size(batch)
+    chunk = RealBatch(batch.x[:size], batch.y[:size])
+    return _sketched(lambda weights, x, y: made.outer(weights, RealBatch(x, y)), made, chunk.x, chunk.y)
+
+
+def _judging(made: Engine, dataset: Dataset) -> int:
+    return _sketched(lambda weights, x: made.network(weights, x), made, torch.empty(JUDGED, *dataset.input_shape))
+
+
+def _sketched(function: Callable[..., Any], made: Engine, *given: Tensor) -> int:
+    graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(torch.empty(made.network.size), *given)
+    return alive_at_once(graph)

@@ -1,0 +1,108 @@
+"""What `auto` is settled to."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ddray.distillation import choose, state
+from ddray.distillation.choose import PLAIN, cheapest_adjoint, settle
+from ddray.distillation.config import DistillConfig, EngineConfig
+from ddray.distillation.distiller import Distiller
+from ddray.distillation.run import distill
+from ddray.errors import RequestError
+
+from .problems import ARCH, QUICK, blobs
+
+LONG = DistillConfig.from_flat(QUICK | {"outer.steps": 1000})
+
+
+def remembered() -> Path:
+    return Path(os.environ["XDG_CACHE_HOME"]) / "ddray" / "engine.json"
+
+
+def test_short_work_is_computed_as_written_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose._Measured, "choose", lambda _: pytest.fail("it was timed"))
+    engine = settle(EngineConfig(), blobs(), ARCH, DistillConfig.from_flat(QUICK))
+    assert engine.model_dump() | PLAIN == engine.model_dump()
+    assert engine.device in ("cpu", "cuda")
+
+
+def test_trials_count_together() -> None:
+    settle(EngineConfig(), blobs(), ARCH, DistillConfig.from_flat(QUICK), trials=1)
+    assert not remembered().exists()
+    settle(EngineConfig(device="cpu"), blobs(), ARCH, DistillConfig.from_flat(QUICK), trials=1000)
+    assert remembered().exists()
+
+
+def test_nothing_is_left_open_and_the_choice_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = settle(EngineConfig(device="cpu"), blobs(), ARCH, LONG)
+    assert "auto" not in first.model_dump().values()
+    monkeypatch.setattr(choose._Measured, "choose", lambda _: pytest.fail("it was timed again"))
+    assert settle(EngineConfig(device="cpu"), blobs(), ARCH, LONG) == first
+
+
+def test_what_was_asked_for_stays() -> None:
+    asked = EngineConfig(device="cpu", compile="off", adjoint="checkpoint")
+    settled = settle(asked, blobs(), ARCH, LONG)
+    assert (settled.compile, settled.adjoint) == ("off", "checkpoint")
+    assert "auto" not in settled.model_dump().values()
+    whole = EngineConfig(device="cpu", compile="trace", adjoint="full", layout="plain", networks="batch")
+    assert settle(whole, blobs(), ARCH, LONG) == whole
+
+
+def test_the_fastest_is_taken_unless_a_plainer_one_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {("off", "blocked"): 1.0, ("trace", "blocked"): 0.97}
+    monkeypatch.setattr(choose._Measured, "_seconds", lambda self, step, *_: times[self._way(step)])
+    monkeypatch.setattr(
+        choose._Measured, "_way", lambda _, step: ("off" if type(step).__name__ == "InnerStep" else "trace", step.layout),
+        raising=False,
+    )  # fmt: skip
+    assert settle(EngineConfig(device="cpu"), blobs(), ARCH, LONG).compile == "off"
+    times["trace", "blocked"] = 0.5
+    remembered().unlink()
+    assert settle(EngineConfig(device="cpu"), blobs(), ARCH, LONG).compile == "trace"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}', '"text"'])
+def test_a_damaged_memory_is_measured_anew(content: str) -> None:
+    remembered().parent.mkdir(parents=True)
+    remembered().write_text(content)
+    assert "auto" not in settle(EngineConfig(device="cpu"), blobs(), ARCH, LONG).model_dump().values()
+    assert len(json.loads(remembered().read_text())) >= 1
+
+
+@pytest.mark.parametrize(
+    ("length", "carry", "graph", "expected"),
+    [
+        (30, 250_000, 2_000_000, "full"),
+        (20, 250_000, 20_000_000, "recompute"),
+        (300, 250_000, 2_000_000, "checkpoint"),
+        (300, 7_000_000, 20_000_000, "checkpoint"),
+        (1, 10**9, 10**9, "recompute"),
+    ],
+)
+def test_the_adjoint_follows_from_memory(length: int, carry: int, graph: int, expected: str) -> None:
+    assert cheapest_adjoint(length, carry, graph) == expected
+
+
+def test_a_resumed_distillation_is_computed_as_it_began(tmp_path: Path) -> None:
+    config, file = DistillConfig.from_flat(QUICK), tmp_path / "checkpoint"
+    begun = EngineConfig(device="cpu", compile="trace", adjoint="full", layout="plain", networks="loop")
+    half = Distiller(blobs(), ARCH, config, engine=begun)
+    half.advance(4)
+    half.score()
+    state.save(half, file)
+    assert state.as_before(EngineConfig(device="cpu"), file) == begun
+    assert state.as_before(EngineConfig(device="cpu", adjoint="recompute"), file).adjoint == "recompute"
+    resumed = distill(blobs(), ARCH, config, checkpoint=file, engine=EngineConfig(device="cpu"))
+    straight = distill(blobs(), ARCH, config, engine=begun)
+    assert resumed.inputs.equal(straight.inputs)
+    assert resumed.manifest.engine == begun.model_dump(mode="json")
+
+
+def test_a_compile_mode_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(RequestError, match=r"engine\.compile: .max. .* no C\+\+ compiler"):
+        Distiller(blobs(), ARCH, LONG, engine=EngineConfig(device="cpu", compile="max"))
