@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from ddray.data import Dataset
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import check_problem, resolve_device
-from ddray.distillation.engine import make_engine
+from ddray.distillation.engine import has_compiler, make_engine
 from ddray.distillation.inner import InnerStep
+from ddray.distillation.layout import LAYOUTS
 from ddray.distillation.streams import generator
 from ddray.distillation.traced import TracedStep
 from ddray.networks import Network
@@ -35,6 +36,8 @@ QUICK = 3_000
 PLAIN: dict[str, str] = {"compile": "off", "layout": "blocked", "networks": "loop", "adjoint": "recompute"}
 GRAPHS = 2**28
 """Bytes that the graphs of a whole unroll may take for the sake of speed."""
+LONG = 1200
+"""Seconds of inner steps in one distillation, from which on it pays to compile them for half a minute."""
 _MARGIN = 0.95  # a less plain way has to be faster than this share of a plainer one's time
 _SIDE_BY_SIDE = 4  # networks to time together
 _PATIENCE = 1.0  # seconds: what takes longer is timed once, and not in a layout that began badly
@@ -77,7 +80,9 @@ def settle(
         return engine.model_copy(update={key: PLAIN[key] for key in left_open})
     with _threads(engine.threads):
         network.to(engine.device)
-        found = _remembered(_Measured(engine, network, arch, dataset, config, outputs))
+        found = _remembered(
+            _Measured(engine, network, arch, dataset, config, outputs, alone=work if trials == 1 else 0)
+        )
     chosen = {"compile": found.compile, "layout": found.layout, "networks": found.networks}
     chosen["adjoint"] = cheapest_adjoint(config.seen_steps, 4 * network.size, found.saved_bytes)
     return engine.model_copy(update={key: chosen[key] for key in left_open})
@@ -96,16 +101,17 @@ class _Measured:
     """The ways that an engine record leaves open, and how long each takes for one problem."""
 
     def __init__(
-        self, engine: EngineConfig, network: Network, arch: str, dataset: Dataset, config: DistillConfig, outputs: int
-    ) -> None:
-        self.engine, self.network, self.config = engine, network, config
+        self, engine: EngineConfig, network: Network, arch: str, dataset: Dataset, config: DistillConfig, outputs: int,
+        alone: int,
+    ) -> None:  # fmt: skip
+        self.engine, self.network, self.config, self.alone = engine, network, config, alone
         self.many = config.outer.networks > 1 or config.network.source == "random"
         samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
         self.shapes = ((samples, *dataset.input_shape), (samples, outputs))
         self.name = json.dumps(
             [
                 torch.__version__, platform.node(), os.cpu_count(), torch.get_num_threads(), arch, config.network.args,
-                network.shapes, self.shapes, config.inner.model_dump(), self.many,
+                network.shapes, self.shapes, config.inner.model_dump(), self.many, alone,
                 engine.model_dump(exclude={"adjoint", "chunk", "bfloat16", "threads"}),
             ],
             sort_keys=True,
@@ -118,16 +124,34 @@ class _Measured:
         for way, step in steps.items():
             seconds[way] = self._seconds(step, min(seconds.values(), default=math.inf))
         best = min(seconds.values())
+        if self.engine.compile == "auto" and self.alone * best > LONG and has_compiler(self.engine):
+            way = ("max", min(seconds, key=lambda way: seconds[way])[1])
+            steps[way] = self._step(*way)
+            seconds[way] = self._seconds(steps[way], best)
+            best = min(seconds.values())
         way = next(way for way in steps if seconds[way] * _MARGIN <= best)
         return _Found(*way, self._networks(steps[way], seconds[way]), self._saved(way))
 
     def _ways(self) -> Iterator[tuple[tuple[str, str], InnerStep]]:
-        convolutional = any(isinstance(m, nn.Conv2d) for m in self.network.module.modules())
-        kernels = ["blocked", "plain", "im2col"] if convolutional else ["blocked"]
-        layouts = kernels if self.engine.layout == "auto" else [self.engine.layout]
-        for layout in layouts:
-            for compiled in ["off", "trace"] if self.engine.compile == "auto" else [self.engine.compile]:
+        compiles = ["off", "trace"] if self.engine.compile == "auto" else [self.engine.compile]
+        for layout in self._layouts():
+            for compiled in compiles if layout in LAYOUTS else ["trace"]:
                 yield (compiled, layout), self._step(compiled, layout)
+
+    def _layouts(self) -> list[str]:
+        if self.engine.layout != "auto":
+            return [self.engine.layout]
+        if not any(isinstance(m, nn.Conv2d) for m in self.network.module.modules()):
+            return ["blocked"]
+        if self.engine.device != "cpu" or self.engine.compile not in ("auto", "trace"):
+            return list(LAYOUTS)
+        start, (x, y) = self.network.flatten(), self._samples()
+        word = TracedStep(self.network, self.config.inner).measured_layout(start, x, y)
+        return [*LAYOUTS, word] if word.strip("B") else list(LAYOUTS)
+
+    def _samples(self) -> list[Tensor]:
+        draw = generator("choose")
+        return [torch.randn(shape, generator=draw).to(self.engine.device) for shape in self.shapes]
 
     def _step(self, compiled: str, layout: str, networks: str = "loop") -> InnerStep:
         update = {"compile": compiled, "layout": layout, "networks": networks}
@@ -136,9 +160,8 @@ class _Measured:
 
     def _seconds(self, step: InnerStep, best: float, networks: int | None = None) -> float:
         """The least time of a step and its reverse, over a few."""
-        shortest, draw = math.inf, generator("choose")
-        start = self.network.draw("xavier", 1.0, draw)
-        x, y = (torch.randn(shape, generator=draw).to(start.device) for shape in self.shapes)
+        shortest, (x, y) = math.inf, self._samples()
+        start = self.network.draw("xavier", 1.0, generator("choose", "network"))
         rate = torch.full((), 0.01, device=start.device)
         carry = step.begin(start if networks is None else start.expand(networks, -1).clone())
         slope = tuple(torch.ones_like(t) for t in carry)
@@ -167,7 +190,7 @@ class _Measured:
         """Bytes of one step's graph, by its trace; without one, as much as the network has weights."""
         step = TracedStep(self.network, self.config.inner, layout=self._step(*way).layout)
         start = self.network.flatten()
-        x, y = (torch.zeros(shape, device=start.device) for shape in self.shapes)
+        x, y = self._samples()
         graphs = step.graphs(step.begin(start), x, y, torch.zeros((), device=start.device))
         return 4 * self.network.size if graphs is None else graphs.saved_bytes
 

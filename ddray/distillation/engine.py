@@ -13,7 +13,7 @@ from torch import Tensor
 from ddray.distillation.config import EngineConfig, InnerConfig
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.outer import OuterLoss
-from ddray.distillation.traced import TracedStep
+from ddray.distillation.traced import TracedOuterLoss, TracedStep
 from ddray.distillation.unroll import Adjoint
 from ddray.errors import RequestError
 from ddray.networks import Network
@@ -74,18 +74,19 @@ def make_engine(network: Network, inner: InnerConfig | None = None, config: Engi
     return Engine(
         step(several=False),
         step(several=True) if batch else None,
-        OuterLoss(network, config.chunk, config.bfloat16),
+        (OuterLoss if config.compile in ("off", "auto") else TracedOuterLoss)(network, config.chunk, config.bfloat16),
         "recompute" if config.adjoint == "auto" else config.adjoint,
     )
 
 
 def check_compile(config: EngineConfig) -> None:
     """Refuse `max` where there is nothing to compile with."""
-    if (
-        config.compile == "max"
-        and not config.device.startswith("cuda")
-        and not (shutil.which("g++") or shutil.which("clang++"))
-    ):
+    if config.compile == "max" and not has_compiler(config):
         raise RequestError(
             "engine.compile", "max", "auto, off or trace: this machine has no C++ compiler (g++ or clang++)"
         )
+
+
+def has_compiler(config: EngineConfig) -> bool:
+    """Whether inductor finds what it compiles with: a C++ compiler for a CPU; for a GPU it brings its own."""
+    return config.device.startswith("cuda") or bool(shutil.which("g++") or shutil.which("clang++"))

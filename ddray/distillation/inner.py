@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddray.distillation.config import InnerConfig
-from ddray.distillation.layout import Layout, convolutions
+from ddray.distillation.layout import convolutions
 from ddray.networks import Network
 
 Carry = tuple[Tensor, ...]
@@ -108,7 +108,7 @@ class InnerStep:
     """
 
     def __init__(
-        self, network: Network, config: InnerConfig | None = None, *, several: bool = False, layout: Layout = "blocked"
+        self, network: Network, config: InnerConfig | None = None, *, several: bool = False, layout: str = "blocked"
     ) -> None:
         self.network, self.config, self.several, self.layout = network, config or InnerConfig(), several, layout
         self.optimiser = make_optimiser(self.config)

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-Layout = Literal["blocked", "plain", "im2col"]
-LAYOUTS: tuple[Layout, ...] = ("blocked", "plain", "im2col")
+LAYOUTS = ("blocked", "plain", "im2col")
 
 
 @contextmanager
-def convolutions(layout: Layout) -> Iterator[None]:
+def convolutions(layout: str) -> Iterator[None]:
     """Inside, convolutions are computed in one way.
 
     blocked     as torch chooses: on a CPU oneDNN, which reorders tensors into blocks first
     plain       on a CPU torch's own kernels, without the reordering, which costs more than it gains on ten small images
     im2col      every 2-D convolution is written as one matrix product over patches, so that its derivatives are products too
+    a word      of letters, one for each convolution of a traced step, as `ddray.distillation.kernels` says; elsewhere as blocked
     """
     if layout == "im2col":
         with _Im2col():
             yield
         return
     before = bool(torch.backends.mkldnn.enabled)
-    torch.backends.mkldnn.enabled = before and layout == "blocked"  # type: ignore[assignment]
+    torch.backends.mkldnn.enabled = before and layout != "plain"  # type: ignore[assignment]
     try:
         yield
     finally:

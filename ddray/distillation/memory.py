@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from ddray.data import Dataset
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import check_problem
 from ddray.distillation.engine import Engine, make_engine
-from ddray.distillation.outer import RealBatch
-from ddray.distillation.traced import Graphs, TracedStep, owner
+from ddray.distillation.graphs import Graphs, owner, trace
+from ddray.distillation.outer import OuterLoss, RealBatch
+from ddray.distillation.traced import TracedStep
 from ddray.distillation.unroll import segments
 from ddray.errors import RequestError
 
@@ -199,7 +199,7 @@ def _outer(made: Engine, dataset: Dataset, config: DistillConfig) -> int:
     batch = RealBatch(torch.empty(config.outer.batch, *dataset.input_shape), torch.zeros(config.outer.batch).long())
     size = made.outer.chunk_size(batch)
     chunk = RealBatch(batch.x[:size], batch.y[:size])
-    return _sketched(lambda weights, x, y: made.outer(weights, RealBatch(x, y)), made, chunk.x, chunk.y)
+    return _sketched(OuterLoss(made.network).piece, made, chunk.x, chunk.y)
 
 
 def _judging(made: Engine, dataset: Dataset) -> int:
@@ -207,5 +207,4 @@ def _judging(made: Engine, dataset: Dataset) -> int:
 
 
 def _sketched(function: Callable[..., Any], made: Engine, *given: Tensor) -> int:
-    graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(torch.empty(made.network.size), *given)
-    return alive_at_once(graph)
+    return alive_at_once(trace(function, torch.empty(made.network.size), *given))

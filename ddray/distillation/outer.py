@@ -50,17 +50,26 @@ class OuterLoss:
     chunk: int = 0
     bfloat16: bool = False
 
+    @torch.no_grad()
     def __call__(self, weights: Tensor, batch: RealBatch) -> tuple[Tensor, Tensor]:
         """Loss and its gradient: scalar and [P] for weights [P]; [k] and [k, P] for those of k networks, [k, P]."""
-        leaf = weights.detach().requires_grad_()
-        total, gradient = torch.zeros_like(leaf[..., 0]), torch.zeros_like(weights)
+        total, gradient = torch.zeros_like(weights[..., 0]), torch.zeros_like(weights)
         size = self.chunk_size(batch)
         for x, y in zip(batch.x.split(size), batch.y.split(size), strict=True):
-            with torch.enable_grad():
-                losses = self._losses(leaf, x, y) * (len(y) / len(batch.y))
-                gradient += torch.autograd.grad(losses.sum(), leaf)[0]
-            total += losses.detach()
-        return total.detach(), gradient
+            loss, slope = self.piece(weights, x, y)
+            total.add_(loss, alpha=len(y) / len(batch.y))
+            gradient.add_(slope, alpha=len(y) / len(batch.y))
+        return total, gradient
+
+    def piece(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and gradient on examples that pass together."""
+
+        def summed(weights: Tensor) -> tuple[Tensor, Tensor]:
+            losses = self._losses(weights, x, y)
+            return losses.sum(), losses
+
+        gradient, (_, losses) = torch.func.grad_and_value(summed, has_aux=True)(weights)
+        return losses, gradient
 
     def chunk_size(self, batch: RealBatch) -> int:
         """How many examples pass at a time."""

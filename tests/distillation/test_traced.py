@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ddray.distillation import traced
-from ddray.distillation.config import InnerConfig
+from ddray.distillation.config import EngineConfig, InnerConfig
+from ddray.distillation.engine import has_compiler
 from ddray.distillation.inner import InnerStep
-from ddray.distillation.layout import LAYOUTS, Layout
+from ddray.distillation.layout import LAYOUTS
 from ddray.distillation.traced import TracedStep
 from ddray.distillation.unroll import ADJOINTS, Adjoint, differentiate, train_as_distilled
 from ddray.networks import Network
@@ -31,7 +33,7 @@ def _no_graphs_before() -> Iterator[None]:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_traced_equals_plain(name: str, layout: Layout, dtype: torch.dtype, rtol: float) -> None:
+def test_traced_equals_plain(name: str, layout: str, dtype: torch.dtype, rtol: float) -> None:
     network, weights, synthetic, batch = problem(name, dtype)
     expected = differentiate(InnerStep(network), weights, synthetic, ORDER, batch, 7)
     found = differentiate(TracedStep(network, layout=layout), weights, synthetic, ORDER, batch, 7)
@@ -133,3 +135,15 @@ def test_the_global_generator_plays_no_part_in_traced_masks() -> None:
         found.append(differentiate(TracedStep(network), weights, synthetic, ORDER, batch, 7))
         assert torch.initial_seed() == seed
     assert all(torch.equal(getattr(found[0][1], part), getattr(found[1][1], part)) for part in PARTS)
+
+
+@pytest.mark.skipif(not has_compiler(EngineConfig(device="cpu")), reason="needs a C++ compiler (g++ or clang++)")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inductor's own imports
+def test_compiled_equals_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    network, weights, synthetic, batch = problem("batch norm", torch.float32)
+    expected = differentiate(InnerStep(network), weights, synthetic, ORDER, batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # it would say that it runs as written
+        found = differentiate(TracedStep(network, layout="PB", compiled=True), weights, synthetic, ORDER, batch)
+    check_equal(found, expected, 1e-5)

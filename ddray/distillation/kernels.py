@@ -1,0 +1,153 @@
+"""Which kernel computes each convolution and each pool of a graph: for the same numbers, the one that is fastest here.
+
+oneDNN, which torch takes on a CPU, reorders tensors into blocks first; torch's own kernels do not. On ten small images either may
+be three times as fast as the other, by layer, by direction and by number of threads. A choice is a word with a letter for every
+convolution of the graph, in order, so that it can be written down and kept:
+
+    B   blocked: oneDNN
+    P   plain: torch's own kernel
+    X   a derivative in two halves: by the input plain, by the weight blocked
+    Y   the other way round
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+_aten = torch.ops.aten
+_FORWARD, _BACKWARD, _POOL = (
+    _aten.convolution.default, _aten.convolution_backward.default, _aten.max_pool2d_with_indices.default,
+)  # fmt: skip
+_SECONDS = 0.02  # to spend on the timing of one convolution, if it is not slower than that
+_LARGE = 100_000  # values of an input from which on a pool by comparisons pays
+
+
+def assign(graph: fx.Graph, letters: str) -> None:
+    """Compute the graph's convolutions as the letters say; those beyond the word are blocked."""
+    for node, letter in zip_longest(_convolutions(graph), letters, fillvalue="B"):
+        if isinstance(node, fx.Node):
+            forms = _forms(node.target, node.args)
+            node.target = forms.get(letter, node.target)
+
+
+def measure(graph: fx.GraphModule, given: list[Tensor]) -> str:
+    """The fastest letter for every convolution of a graph, on values that it is given."""
+    timing = _Timing(graph)
+    with torch.no_grad():
+        timing.run(*given)
+    return "".join(timing.letters)
+
+
+class _Timing(fx.Interpreter):
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.letters: list[str] = []
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if target in (_FORWARD, _BACKWARD):
+            forms = _forms(target, args)
+            best = dict.fromkeys(forms, float("inf"))
+            began_at = time.perf_counter()
+            while time.perf_counter() - began_at < _SECONDS or min(best.values()) == float("inf"):
+                for letter, form in forms.items():
+                    began = time.perf_counter()
+                    form(*args, **kwargs)
+                    best[letter] = min(best[letter], time.perf_counter() - began)
+            self.letters.append(min(best, key=lambda letter: best[letter]))
+        return super().call_function(target, args, kwargs)
+
+
+def _convolutions(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.op == "call_function" and node.target in (_FORWARD, _BACKWARD)]
+
+
+def _forms(target: Any, args: tuple[Any, ...]) -> dict[str, Callable[..., Any]]:
+    """What computes a convolution, by letter."""
+    if not _has_plain(args, backward=target is _BACKWARD):
+        return {"B": target}
+    if target is _FORWARD:
+        return {"B": _FORWARD, "P": plain_forward}
+    forms: dict[str, Callable[..., Any]] = {
+        "B": _BACKWARD,
+        "P": plain_backward,
+        "X": input_plain_backward,
+        "Y": weight_plain_backward,
+    }
+    halves = args[-1][0] and args[-1][1]
+    return forms if halves else {letter: forms[letter] for letter in "BP"}
+
+
+def plain_forward(*args: Any) -> Any:
+    """A convolution by torch's own kernel."""
+    x, weight, bias, stride, padding, dilation, transposed, output_padding, _ = args
+    kernel = weight.shape[2:]
+    if transposed:
+        return _aten.slow_conv_transpose2d(x, weight, kernel, bias, stride, padding, output_padding, dilation)
+    return _aten._slow_conv2d_forward(x, weight, kernel, bias, stride, padding)
+
+
+def plain_backward(*args: Any) -> Any:
+    """Its derivatives by torch's own kernels."""
+    slope, x, weight, _, stride, padding, _, _, _, _, mask = args
+    return _aten._slow_conv2d_backward.output_mask(slope, x, weight, weight.shape[2:], stride, padding, mask)
+
+
+def input_plain_backward(*args: Any) -> Any:
+    """Its derivative by the input by torch's own kernel, those by weight and bias by oneDNN."""
+    *same, (_, weight, bias) = args
+    by_input = plain_backward(*same, [True, False, False])[0]
+    return (by_input, *_BACKWARD(*same, [False, weight, bias])[1:])
+
+
+def weight_plain_backward(*args: Any) -> Any:
+    """The other way round."""
+    *same, (_, weight, bias) = args
+    by_input = _BACKWARD(*same, [True, False, False])[0]
+    return (by_input, *plain_backward(*same, [False, weight, bias])[1:])
+
+
+def _has_plain(node_args: tuple[Any, ...], *, backward: bool) -> bool:
+    """Whether torch's own kernels take a convolution: 2-D, one group, no dilation; no derivative of a transposed one."""
+    *_, stride, _, dilation, transposed, _, groups = node_args[: 10 if backward else 9]
+    return len(stride) == 2 and groups == 1 and list(dilation) == [1, 1] and not (backward and transposed)
+
+
+def compare_in_pools(graph: fx.Graph) -> None:
+    """Take the largest of 2×2 values by three comparisons of whole tensors, where torch's kernel asks value by value."""
+    for node in graph.nodes:
+        if node.target is _POOL and _is_two_by_two(node):
+            node.target = pool_by_comparisons
+
+
+def _is_two_by_two(node: fx.Node) -> bool:
+    x, kernel, *rest = node.args
+    value = x.meta.get("val") if isinstance(x, fx.Node) else None
+    usual = tuple(kernel) == (2, 2) and (not rest or tuple(rest[0]) in ((), (2, 2))) and len(rest) < 2  # type: ignore[arg-type]
+    if not usual or node.kwargs or not isinstance(value, Tensor) or value.is_cuda:
+        return False
+    return value.numel() >= _LARGE and value.shape[-1] % 2 == 0 and value.shape[-2] % 2 == 0
+
+
+def pool_by_comparisons(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    """`max_pool2d_with_indices` of x [N, C, H, W] with kernel and stride 2, H and W even; of equals, the first counts.
+
+    Returns:
+        The largest of each 2×2, and its place in the plane, int64; both [N, C, H / 2, W / 2].
+
+    """
+    batch, channels, height, width = x.shape
+    quarters = x.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(3, 5, 0, 1, 2, 4).contiguous()
+    (a, b), (c, d) = quarters
+    top, right = torch.maximum(a, b), b > a
+    bottom, bottom_right = torch.maximum(c, d), d > c
+    low = bottom > top
+    offset = torch.where(low, bottom_right.long() + width, right.long())
+    rows = torch.arange(0, height, 2, device=x.device)[:, None] * width
+    corner = rows + torch.arange(0, width, 2, device=x.device)
+    return torch.maximum(top, bottom), offset.add_(corner)

@@ -1,0 +1,119 @@
+"""Convolutions and pools by other kernels, in graphs."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddray.distillation.graphs import trace
+from ddray.distillation.inner import InnerStep
+from ddray.distillation.kernels import assign, compare_in_pools, measure, pool_by_comparisons
+from ddray.distillation.outer import OuterLoss, RealBatch
+from ddray.distillation.traced import TracedOuterLoss, TracedStep
+from ddray.distillation.unroll import differentiate
+
+from .unrolls import ORDER, check_equal, problem
+
+
+def layers(x: Tensor, w: Tensor, b: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+    """A convolution and a transposed one, with all their derivatives."""
+
+    def summed(x: Tensor, w: Tensor, b: Tensor, v: Tensor) -> Tensor:
+        return F.conv_transpose2d(F.conv2d(x, w, b, 2, 1).tanh(), v, stride=2).square().sum()
+
+    gradients: tuple[Tensor, ...] = torch.func.grad(summed, (0, 1, 2, 3))(x, w, b, v)
+    return gradients
+
+
+@pytest.mark.parametrize("letter", "BPXY")
+def test_every_letter_computes_the_same(letter: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    shapes = ((2, 3, 9, 9), (4, 3, 3, 3), (4,), (4, 2, 3, 3))
+    given = [torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes]
+    graph = trace(layers, *given)
+    expected = graph(*given)
+    assign(graph.graph, 20 * letter)
+    graph.recompile()
+    assert ("slow" in graph.code or "plain" in graph.code) == (letter != "B")
+    for found, wanted in zip(graph(*given), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["LeNet", "AlexCifarNet", "batch norm"])
+def test_a_measured_word_computes_the_same(name: str) -> None:
+    network, weights, synthetic, batch = problem(name)
+    word = TracedStep(network).measured_layout(weights, synthetic.inputs[0], synthetic.labels[0])
+    assert word and set(word) <= set("BPXY")
+    expected = differentiate(InnerStep(network), weights, synthetic, ORDER, batch, 7)
+    for layout in (word, "PX", "Y" * len(word)):
+        check_equal(differentiate(TracedStep(network, layout=layout), weights, synthetic, ORDER, batch, 7), expected)
+
+
+def test_a_measured_word_has_a_letter_for_every_convolution() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, w, b = (torch.randn(shape, generator=g) for shape in ((2, 4, 9, 9), (6, 2, 3, 3), (6,)))
+    graph = trace(lambda x, w, b: F.conv2d(F.conv2d(x, w, b, groups=2)[:, :4], w, b, groups=2), x, w, b)
+    assert measure(graph, [x, w, b]) == "BB"  # torch's own kernels have no groups
+
+
+def test_a_step_without_a_trace_has_no_word() -> None:
+    network, weights, synthetic, _ = problem("LeNet")
+    assert TracedStep(network).measured_layout(weights[:-1], synthetic.inputs[0], synthetic.labels[0]) == ""
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 1, 2, 2), (3, 2, 10, 8)])
+@pytest.mark.parametrize("values", ["normal", "ties", "infinite"])
+def test_a_pool_by_comparisons_is_torchs_to_the_bit(shape: tuple[int, ...], values: str) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    if values != "normal":
+        x = x.round()
+    if values == "infinite":
+        x[x > 1], x[x < -1] = float("inf"), -float("inf")
+    largest, places = F.max_pool2d(x, 2, return_indices=True)
+    ours = pool_by_comparisons(x, [2, 2], [2, 2])
+    assert torch.equal(ours[0], largest) and torch.equal(ours[1], places)
+
+
+def test_every_order_of_four_values_has_its_first_largest() -> None:
+    x = torch.tensor(list(itertools.product(range(4), repeat=4)), dtype=torch.float32).view(-1, 1, 2, 2)
+    largest, places = F.max_pool2d(x, 2, return_indices=True)
+    ours = pool_by_comparisons(x)
+    assert torch.equal(ours[0], largest) and torch.equal(ours[1], places)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "taken"),
+    [
+        ({"kernel_size": 2}, (64, 4, 28, 28), True),
+        ({"kernel_size": 2, "stride": 2}, (64, 4, 28, 28), True),
+        ({"kernel_size": 2}, (2, 4, 28, 28), False),
+        ({"kernel_size": 2}, (64, 4, 27, 28), False),
+        ({"kernel_size": 3}, (64, 4, 28, 28), False),
+        ({"kernel_size": 2, "stride": 1}, (64, 4, 28, 28), False),
+        ({"kernel_size": 2, "padding": 1}, (64, 4, 28, 28), False),
+        ({"kernel_size": 2, "ceil_mode": True}, (64, 4, 28, 28), False),
+    ],
+)
+def test_only_large_pools_of_two_by_two_go_by_comparisons(
+    options: dict[str, int], shape: tuple[int, ...], taken: bool
+) -> None:
+    x = torch.randn(shape)
+    graph = trace(lambda x: F.max_pool2d(x, return_indices=True, **options), x)
+    compare_in_pools(graph.graph)
+    graph.recompile()
+    assert ("pool_by_comparisons" in graph.code) == taken
+    for found, expected in zip(graph(x), F.max_pool2d(x, return_indices=True, **options), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_traced_outer_loss_equals_the_plain_one(several: bool, bfloat16: bool) -> None:
+    network, weights, _, _ = problem("LeNet", torch.float32)
+    g = torch.Generator().manual_seed(1)
+    batch = RealBatch(torch.randn(300, 1, 28, 28, generator=g), torch.randint(10, (300,), generator=g))
+    start = torch.stack([weights, 0.9 * weights]) if several else weights
+    found, expected = (loss(network, 128, bfloat16)(start, batch) for loss in (TracedOuterLoss, OuterLoss))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
