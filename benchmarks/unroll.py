@@ -1,0 +1,223 @@
+"""Milliseconds of one outer step of unrolled distillation, beside the original algorithm, plain autograd, and the machine's floor.
+
+    DDRAY_DATA=DIR python benchmarks/unroll.py                       LeNet on MNIST, T = 1, 3, 30, 300, on 1 and on 2 threads
+    DDRAY_DATA=DIR python benchmarks/unroll.py --case AlexCifarNet   or ConvNet3, on CIFAR10
+    DDRAY_DATA=DIR python benchmarks/unroll.py --inner 30 --threads 2 --compile max
+
+A step is whole: taking a real batch of 1,024, drawing a network, T inner steps, the outer loss, the way back, Adam. Variants are
+interleaved, round by round; a row tells the median and the range over the rounds, the floor (operations over the rate of the
+machine's matrix product, or ideal bytes over its memory's, whichever takes longer; both measured in this run) and how many times
+it the median is. Memory is the peak of a process of its own (on noise of the same shapes) above that of one which took steps of
+T = 1; beside it, as the preflight predicts them, what graphs and stored weights take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from floors import Rates, counted, floor_seconds, ideal_bytes, rates
+from original import Original, from_loader, from_tensors
+
+from ddray.data import Dataset, load
+from ddray.distillation.choose import settle
+from ddray.distillation.config import DistillConfig, EngineConfig
+from ddray.distillation.distiller import Distiller
+from ddray.distillation.memory import footprint
+from ddray.distillation.streams import generator
+from ddray.distillation.unroll import ADJOINTS, Synthetic, by_autograd
+
+CASES = {"LeNet": "MNIST", "AlexCifarNet": "CIFAR10", "ConvNet3": "CIFAR10"}
+INNER = {1: (1, 1), 3: (1, 3), 30: (10, 3), 300: (10, 30)}  # T: (S, E)
+BATCH, WORKERS = 1024, 2
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network, its data, and a number of inner steps."""
+
+    arch: str
+    dataset: Dataset
+    inner: int
+
+    @property
+    def config(self) -> DistillConfig:
+        """The original's settings."""
+        steps, epochs = INNER[self.inner]
+        flat = {"synthetic.steps": steps, "synthetic.epochs": epochs, "outer.batch": BATCH, "outer.steps": 100_000}
+        rate = 0.02 if self.arch == "LeNet" else 0.001
+        return DistillConfig.from_flat(flat | {"synthetic.lr": rate, "outer.clip": None})
+
+    def original(self, *, loader: bool) -> Original:
+        """The original, fed by its loader or from tensors."""
+        steps, epochs = INNER[self.inner]
+        x = self.dataset.normalise(self.dataset.train.x) if not loader else None
+        name = "MNIST" if self.dataset.name == "MNIST" else "CIFAR10"
+        batches = (
+            from_loader(name, BATCH, WORKERS)
+            if x is None
+            else from_tensors(x, self.dataset.train.y, BATCH, name == "CIFAR10")
+        )
+        return Original(self.arch, steps, epochs, batches, distill_lr=self.config.synthetic.lr)
+
+    def ours(self, **engine: object) -> Distiller:
+        """Ours, by the engine record given; what it leaves open is settled as for a long distillation."""
+        config = EngineConfig.model_validate({"device": "cpu", "threads": torch.get_num_threads(), **engine})
+        return Distiller(
+            self.dataset, self.arch, self.config, engine=settle(config, self.dataset, self.arch, self.config)
+        )
+
+
+class PlainAutograd(Distiller):
+    """The same outer step by plain autograd through the unroll."""
+
+    def _outer_step(self) -> None:
+        synthetic, batch = self.synthetic(), self.batches.at(self.step)
+        seen = Synthetic(synthetic.inputs.detach(), synthetic.labels.detach(), synthetic.rates.detach())
+        loss, slope = by_autograd(self._engine.step, self._start(0), seen, self.order, batch)
+        self._update(synthetic, [slope.inputs, slope.labels, slope.rates])
+        self.loss = loss.item()
+        self.step += 1
+
+
+def variants(case: Case, compiles: list[str]) -> dict[str, Callable[[], Step]]:
+    """What is compared: a name, and how to make a function that takes one outer step."""
+    made: dict[str, Callable[[], Step]] = {
+        f"original, loader of {WORKERS}": lambda: case.original(loader=True).outer_step,
+        "original, tensors": lambda: case.original(loader=False).outer_step,
+        "plain autograd": lambda: (
+            PlainAutograd(case.dataset, case.arch, case.config, engine=EngineConfig(device="cpu")).advance
+        ),
+    }
+    for compiled in compiles:
+        for adjoint in ADJOINTS if case.inner > 1 else ("full",):
+            made[f"ours, {compiled}, {adjoint}"] = _ours(case, compiled, adjoint)
+    return made
+
+
+def _ours(case: Case, compiled: str, adjoint: str) -> Callable[[], Step]:
+    plain = {"layout": "blocked"} if compiled == "off" else {}
+    return lambda: case.ours(compile=compiled, adjoint=adjoint, networks="loop", **plain).advance
+
+
+def timed(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of every step in every round; the first two rounds do not count."""
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(-2, rounds):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            step()
+            if turn >= 0:
+                found[name].append(1e3 * (time.perf_counter() - began))
+    return found
+
+
+def floor_of(case: Case, step: Step, machine: Rates) -> float:
+    """Milliseconds below which this machine could not do the work that was counted."""
+    config, size = case.config, torch.Size(case.dataset.input_shape).numel()
+    weights = case.ours(compile="off", adjoint="recompute", layout="blocked", networks="loop").network.size
+    stored = config.stored_samples(10) * (size + 10)
+    ideal = ideal_bytes(weights, case.inner, 10 * (size + 10), stored + case.inner, BATCH * size)
+    return 1e3 * floor_seconds(counted(step, ideal=ideal), machine)
+
+
+def as_operators(case: Case, name: str, step: Step) -> Step:
+    """The same step in a form whose operators can be counted: not compiled, its convolutions torch's usual ones."""
+    if not name.startswith("ours"):
+        return step
+    return case.ours(compile="off", adjoint=name.split(", ")[2], layout="blocked", networks="loop").advance
+
+
+def peak(case: Case, name: str, compiles: list[str], threads: int) -> float:
+    """Peak resident MB of a process that takes two steps of this variant."""
+    command = [sys.executable, __file__, "--case", case.arch, "--inner", str(case.inner), "--threads", str(threads),
+               "--compile", *compiles, "--peak", name]  # fmt: skip
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def high_water() -> float:
+    """The most MB that this process had resident; getrusage would tell those of the process that started it."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+
+
+def noise(arch: str) -> Dataset:
+    """A few batches of noise in the case's shapes: to measure memory with little data in it."""
+    shape, draw = ((1, 28, 28) if arch == "LeNet" else (3, 32, 32)), generator("noise")
+    x, y = torch.randint(256, (3 * BATCH, *shape), generator=draw, dtype=torch.uint8), torch.arange(3 * BATCH) % 10
+    return Dataset(x, y, x[:100], y[:100], name="noise")
+
+
+def predicted(case: Case, name: str) -> str:
+    """MB of graphs and of stored weights, by the preflight."""
+    if not name.startswith("ours"):
+        return ""
+    _, compiled, adjoint = name.split(", ")
+    engine = case.ours(
+        compile="off" if compiled == "off" else "trace", layout="blocked", adjoint=adjoint, networks="loop"
+    ).engine
+    found = footprint(case.dataset, case.arch, case.config, engine)
+    return f"{found.graphs / 2**20:.0f} + {found.weights / 2**20:.0f}"
+
+
+def table(case: Case, threads: int, rounds: int, compiles: list[str], memory: bool) -> None:
+    """One case at one number of threads, as Markdown."""
+    torch.set_num_threads(threads)
+    machine = rates(threads)
+    steps = {name: make() for name, make in variants(case, compiles).items()}
+    found = timed(steps, rounds)
+    print(f"\n{case.arch} on {case.dataset.name}'s shapes, T = {case.inner}, batch {BATCH}, {threads} thread(s); matrix product "
+          f"{machine.flops_per_second / 1e9:.0f} GFLOP/s, memory {machine.bytes_per_second / 1e9:.0f} GB/s\n")  # fmt: skip
+    columns = ["variant", "ms, median", "range", "original from tensors / this", "floor, ms", "times the floor"]
+    columns += ["peak MB", "graphs + weights, MB"]
+    print(f"| {' | '.join(columns)} |\n|{len(columns) * '---|'}")
+    reference = statistics.median(found["original, tensors"])
+    base = peak(Case(case.arch, case.dataset, 1), "ours, off, full", ["off"], threads) if memory else 0.0
+    for name, times in found.items():
+        median = statistics.median(times)
+        floor = floor_of(case, as_operators(case, name, steps[name]), machine)
+        above = f"{peak(case, name, compiles, threads) - base:+.0f}" if memory and "loader" not in name else ""
+        print(f"| {name} | {median:.1f} | {min(times):.1f}–{max(times):.1f} | {reference / median:.2f} | {floor:.0f} | "
+              f"{median / floor:.1f} | {above} | {predicted(case, name)} |", flush=True)  # fmt: skip
+
+
+def main() -> None:
+    """Print the tables, or (as a child) one peak."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=CASES, default="LeNet")
+    parser.add_argument("--inner", type=int, nargs="+", choices=INNER, default=list(INNER))
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--compile", nargs="+", choices=["off", "trace", "max"], default=["off", "trace"])
+    parser.add_argument("--no-memory", action="store_true", help="leave the peaks out: they take a process per row")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if "DDRAY_DATA" not in os.environ:
+        parser.error("DDRAY_DATA is to name the directory with MNIST and CIFAR10 in torchvision's layout")
+    warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its own
+    torch.manual_seed(int(generator("benchmark").initial_seed()) % 2**31)
+    dataset = noise(arguments.case) if arguments.peak else load(CASES[arguments.case])
+    for inner in arguments.inner:
+        case = Case(arguments.case, dataset, inner)
+        if arguments.peak:
+            torch.set_num_threads(arguments.threads[0])
+            step = variants(case, arguments.compile)[arguments.peak]()
+            step(), step()
+            print(high_water())
+            return
+        for threads in arguments.threads:
+            table(case, threads, arguments.rounds, arguments.compile, not arguments.no_memory)
+
+
+if __name__ == "__main__":
+    main()
