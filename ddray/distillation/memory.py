@@ -6,6 +6,7 @@ no content, and the graphs are walked to see how many bytes are alive at once.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from ddray.distillation.engine import Engine, make_engine
 from ddray.distillation.graphs import Graphs, owner, trace
 from ddray.distillation.outer import OuterLoss, RealBatch
 from ddray.distillation.traced import TracedStep
-from ddray.distillation.unroll import segments
+from ddray.distillation.unroll import segment_length
 from ddray.errors import RequestError
 
 PROCESS = 700 * 2**20
@@ -70,14 +71,14 @@ def footprint(dataset: Dataset, arch: str, config: DistillConfig, engine: Engine
         warnings.simplefilter("ignore")  # that a step cannot be traced is said where it runs
         graphs = _graphs(made, (samples, *dataset.input_shape), (samples, outputs))
     together = config.outer.networks if made.several is not None else 1
-    parts = segments(range(config.seen_steps), made.adjoint)
-    longest = max(map(len, parts))
+    longest = segment_length(config.seen_steps, made.adjoint)
+    kept = math.ceil(config.seen_steps / longest)
     carry = 4 * network.size * {"sgd": 1, "momentum": 2, "adam": 3}[config.inner.optimiser]
     stored = 4 * config.stored_samples(dataset.classes) * (torch.Size(dataset.input_shape).numel() + outputs)
     known = config.network.starts if config.network.source == "fixed" else 0
     batch = config.outer.batch * torch.Size(dataset.input_shape).numel()
     return Footprint(
-        weights=together * carry * (len(parts) + longest),
+        weights=together * carry * (kept + longest),
         graphs=together * longest * _saved(graphs),
         passing=max(together * _passing(graphs), together * _outer(made, dataset, config), _judging(made, dataset)),
         set=8 * stored + 6 * batch + 4 * network.size * (1 + known),
@@ -130,9 +131,8 @@ def _rough(dataset: Dataset, arch: str, config: DistillConfig, engine: EngineCon
     for hook in hooks:
         hook.remove()
     samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
-    parts = segments(range(config.seen_steps), make_engine(network, config.inner, engine).adjoint)
-    longest = max(map(len, parts))
-    carries = 4 * network.size * (len(parts) + 3 * longest + 4)
+    longest = segment_length(config.seen_steps, make_engine(network, config.inner, engine).adjoint)
+    carries = 4 * network.size * (math.ceil(config.seen_steps / longest) + 3 * longest + 4)
     chunk = config.outer.batch if network.mixes_examples or engine.device != "cpu" else max(JUDGED, engine.chunk)
     return carries + 4 * sum(counts) // 2 * (6 * samples * longest + 2 * chunk)
 

@@ -118,8 +118,13 @@ def differentiate(
 
 def segments(window: range, adjoint: Adjoint) -> list[range]:
     """The steps of a window, in segments whose graphs are in memory together."""
-    length = {"full": len(window), "recompute": 1, "checkpoint": math.ceil(math.sqrt(len(window)))}[adjoint]
+    length = segment_length(len(window), adjoint)
     return [range(t, min(t + length, window.stop)) for t in range(window.start, window.stop, length)]
+
+
+def segment_length(steps: int, adjoint: Adjoint) -> int:
+    """How many steps' graphs are in memory together."""
+    return {"full": steps, "recompute": 1, "checkpoint": math.ceil(math.sqrt(steps))}[adjoint]
 
 
 def _require_finite(

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from ddray.distillation import state
-from ddray.distillation.config import OuterConfig
+from ddray.distillation.config import EngineConfig, OuterConfig
 from ddray.distillation.distiller import decay
+from ddray.distillation.engine import make_engine
 from ddray.errors import Diverged, RequestError
 
 from .problems import distiller
@@ -71,6 +72,17 @@ def test_the_global_generator_plays_no_part() -> None:
         run.advance(2)
         runs.append(run.synthetic_now().inputs)
     assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize("compiled", ["off", "trace"])
+def test_networks_side_by_side_teach_what_they_teach_one_by_one(compiled: str) -> None:
+    runs = [distiller(outer__networks=5) for _ in range(2)]
+    for run, networks in zip(runs, ("loop", "batch"), strict=True):
+        run._engine = make_engine(run.network, run.config.inner, EngineConfig(compile=compiled, networks=networks))
+        run.advance(3)
+    alone, together = (run.synthetic_now() for run in runs)
+    torch.testing.assert_close(together.inputs, alone.inputs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together.rates, alone.rates, rtol=1e-4, atol=1e-6)
 
 
 def test_what_is_not_learned_stays_as_drawn() -> None:

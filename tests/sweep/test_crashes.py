@@ -108,6 +108,8 @@ def _run_sql(uri: str, statement: str) -> None:
         ({"CPU": 16.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 0.25}, 8),
         ({"CPU": 4.0}, {"CPU": 8.0, "GPU": 0.0}, 0),
         ({"CPU": 4.0}, {"CPU": 1.0, "GPU": 1.0}, 0),
+        ({"CPU": 4.0, "memory": 16e9}, {"CPU": 1.0, "memory": 0}, 4),
+        ({"CPU": 4.0, "memory": 16e9}, {"CPU": 1.0, "memory": 6e9}, 2),
     ],
 )
 def test_trials_that_fit_into_a_node(have: dict[str, float], need: dict[str, float], expected: int) -> None:
