@@ -44,22 +44,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         space = Path(directory) / "equal.yaml"
         space.write_text(SPACE % (steps, steps // 3))
-        whole, spent, values = sweep(space, Path(directory))
-    bare, alone = plain(steps, values)
+        whole, spent, values, engine = sweep(space, Path(directory))
+    bare, alone = plain(steps, values, engine)
     print(f"sweep   {spent:7.1f} s for 16 trials, two at a time ({whole:.1f} s with start-up)")
     print(f"bare    {bare:7.1f} s for the same 16 in two processes ({alone:.1f} s with start-up)")
     print(f"ratio   {spent / bare:7.3f}")
 
 
-def sweep(space: Path, directory: Path) -> tuple[float, float, list[float]]:
-    """Seconds of the whole search without its winner's confirmation, of its trials, and the rates they were given."""
+def sweep(space: Path, directory: Path, data: Path | None = None) -> tuple[float, float, list[float], EngineConfig]:
+    """Seconds of the whole search without its winner's confirmation, of its trials, the rates they were given, and how."""
     began = time.monotonic()
-    prepared = prepare(SweepRequest(str(space), storage=str(directory / "sweeps"), name="equal"))
+    prepared = prepare(SweepRequest(str(space), storage=str(directory / "sweeps"), name="equal", data=data))
     prepared.directory.mkdir(parents=True)
-    data = prepared.dataset
-    study = open_study(prepared.directory, prepared.spec, prepared.problem, 0, data.digests(), resume=False)
-    projection = Projection(f"sqlite:///{directory}/mlflow.db", prepared.spec, study, prepared.directory, data)
-    execute("LeNet", prepared.engine, data, study, prepared.directory, Cluster(None, {"CPU": 1.0}, 2), target=16,
+    dataset = prepared.dataset
+    study = open_study(prepared.directory, prepared.spec, prepared.problem, 0, dataset.digests(), resume=False)
+    projection = Projection(f"sqlite:///{directory}/mlflow.db", prepared.spec, study, prepared.directory, dataset)
+    execute("LeNet", prepared.engine, dataset, study, prepared.directory, Cluster(None, {"CPU": 1.0}, 2), target=16,
             time_budget=None, record=projection.record, import_paths=())  # fmt: skip
     whole = time.monotonic() - began
     trials = study.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
@@ -71,7 +71,8 @@ def sweep(space: Path, directory: Path) -> tuple[float, float, list[float]]:
     print(
         f"        sum of the trials' own seconds: {sum(seconds):.1f}, start-up of the first workers: {start_up:.1f} s"
     )
-    return whole, span, [float(t.params["outer.lr"]) for t in sorted(trials, key=lambda t: t.number)]
+    values = [float(t.params["outer.lr"]) for t in sorted(trials, key=lambda t: t.number)]
+    return whole, span, values, prepared.engine
 
 
 def started(trial: optuna.trial.FrozenTrial) -> float:
@@ -79,22 +80,22 @@ def started(trial: optuna.trial.FrozenTrial) -> float:
     return trial.duration.total_seconds() - float(trial.user_attrs["seconds"])  # type: ignore[union-attr]
 
 
-def plain(steps: int, values: list[float]) -> tuple[float, float]:
+def plain(steps: int, values: list[float], engine: EngineConfig) -> tuple[float, float]:
     """Seconds of the distillations alone, in two processes, and with their start-up."""
     began = time.monotonic()
     context = multiprocessing.get_context("spawn")
     with context.Pool(2) as pool:
-        spans = pool.starmap(half, [(steps, values, 0), (steps, values, 1)])
+        spans = pool.starmap(half, [(steps, values, engine, 0), (steps, values, engine, 1)])
     return max(end for _, end in spans) - min(start for start, _ in spans), time.monotonic() - began
 
 
-def half(steps: int, values: list[float], which: int) -> tuple[float, float]:
+def half(steps: int, values: list[float], engine: EngineConfig, which: int) -> tuple[float, float]:
     """Distil every second of the trials; returns wall-clock start and end."""
     import torch
 
     from ddray.data import load
 
-    data, engine = load("digits"), EngineConfig(threads=1, device="cpu")
+    data = load("digits")
     torch.set_num_threads(1)
     start = time.time()
     for number in range(which, 16, 2):

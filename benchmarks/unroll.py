@@ -39,7 +39,7 @@ from ddray.distillation.unroll import ADJOINTS, Synthetic, by_autograd
 
 CASES = {"LeNet": "MNIST", "AlexCifarNet": "CIFAR10", "ConvNet3": "CIFAR10"}
 INNER = {1: (1, 1), 3: (1, 3), 30: (10, 3), 300: (10, 30)}  # T: (S, E)
-BATCH, WORKERS = 1024, 2
+BATCH, WORKERS = 1024, 8  # the original's default
 LOADED = f"original, loader of {WORKERS}"
 Step = Callable[[], object]
 

@@ -8,8 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ddray.distillation import DistilledSet, load
+from ddray.distillation.config import InnerConfig
 from ddray.distillation.distilled_set import MANIFEST, TENSORS, refuse_foreign, stamp
+from ddray.distillation.inner import InnerStep
 from ddray.distillation.run import artefact, finished_set
+from ddray.distillation.unroll import train_as_distilled
 from ddray.errors import RequestError
 
 from .problems import blobs, distiller, mlp
@@ -44,6 +47,20 @@ def test_round_trip(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -
     assert found.manifest.model_copy(update={"sha256": ""}) == original.manifest
     assert sorted(p.name for p in (tmp_path / "set").iterdir()) == [TENSORS, MANIFEST]
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize("optimiser", ["momentum", "adam"])
+def test_a_set_is_trained_on_by_the_optimiser_it_was_made_for(optimiser: str, tmp_path: Path) -> None:
+    made = finished(network__source="fixed", inner__optimiser=optimiser, inner__epsilon=1e-4)
+    found = load(made.save(tmp_path / "set"))
+    assert found.manifest.optimiser == optimiser and found.known is not None
+    network = found.build_network(mlp((1, 4, 4), 3))
+    step = InnerStep(network, InnerConfig(optimiser=optimiser, epsilon=1e-4))
+    expected = train_as_distilled(step, found.known[0], found.synthetic, found.manifest.step_order)
+    trained = found.train(network=mlp((1, 4, 4), 3))
+    assert torch.equal(torch.cat([p.detach().flatten() for p in trained.parameters()]), expected)
+    plain = train_as_distilled(InnerStep(network), found.known[0], found.synthetic, found.manifest.step_order)
+    assert not torch.equal(plain, expected)
 
 
 def test_saving_again_replaces(made: DistilledSet, known: DistilledSet, tmp_path: Path) -> None:
