@@ -1,58 +1,102 @@
-"""Peak memory of one outer step of LeNet on MNIST's shapes, for T inner steps.
+"""Peak memory of distillations, measured beside what the preflight predicts.
 
-    python benchmarks/memory.py             T = 30 and T = 300, every adjoint
-Each figure is the peak resident size of a process of its own (getrusage), so that nothing is carried over.
+    python benchmarks/memory.py             LeNet for T = 30 and 300 by every adjoint, AlexCifarNet, ConvNet3
+    python benchmarks/memory.py --large     ResNet-18 at 32×32 and AlexNet at 224×224
+
+On noise in the shapes of the data. A figure is the most that a process of its own had resident over two outer steps, with its
+imports.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from ddray.distillation.inner import InnerStep
-from ddray.distillation.outer import RealBatch
+from ddray.data import Dataset
+from ddray.distillation.config import DistillConfig, EngineConfig
+from ddray.distillation.distiller import Distiller
+from ddray.distillation.memory import PROCESS, footprint
 from ddray.distillation.streams import generator
-from ddray.distillation.unroll import ADJOINTS, Adjoint, Synthetic, differentiate
-from ddray.networks import build
+
+
+@dataclass(frozen=True)
+class Row:
+    """One distillation: ten images a step, all passes over them."""
+
+    arch: str
+    shape: tuple[int, int, int]
+    inner: int
+    batch: int
+    adjoint: str
+    compile: str = "off"
+
+    def problem(self) -> tuple[Dataset, DistillConfig, EngineConfig]:
+        """Its data, configuration and engine."""
+        count, draw = self.batch + 200, generator("memory benchmark")
+        x, y = torch.randint(256, (count, *self.shape), generator=draw, dtype=torch.uint8), torch.arange(count) % 10
+        flat = {"synthetic.steps": 1, "synthetic.epochs": self.inner, "outer.batch": self.batch, "synthetic.lr": 1e-4}
+        engine = {"device": "cpu", "threads": 1, "layout": "blocked", "networks": "loop"}
+        return (
+            Dataset(x, y, x[:50], y[:50], name="noise"),
+            DistillConfig.from_flat(flat),
+            EngineConfig.model_validate(engine | {"adjoint": self.adjoint, "compile": self.compile}),
+        )
+
+    def predicted(self) -> float:
+        """MB by the preflight."""
+        dataset, config, engine = self.problem()
+        return (footprint(dataset, self.arch, config, engine).total + PROCESS) / 2**20
+
+    def measured(self) -> float:
+        """MB that this process has had resident after two outer steps."""
+        dataset, config, engine = self.problem()
+        Distiller(dataset, self.arch, config, engine=engine).advance(2)
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+
+
+GREY, COLOUR, LARGE = (1, 28, 28), (3, 32, 32), (3, 224, 224)
+ROWS = [Row("LeNet", GREY, t, 1024, adjoint) for t in (30, 300) for adjoint in ("full", "recompute", "checkpoint")]
+ROWS += [
+    Row("AlexCifarNet", COLOUR, 10, 256, a, c) for a, c in (("recompute", "off"), ("full", "off"), ("full", "trace"))
+]
+ROWS += [Row("ConvNet3", COLOUR, 10, 256, a, c) for a, c in (("recompute", "off"), ("checkpoint", "trace"))]
+LARGE_ROWS = [Row("ResNet18", COLOUR, 9, 128, a, c) for a, c in (("checkpoint", "off"), ("recompute", "trace"))]
+LARGE_ROWS += [Row("AlexNet", LARGE, 4, 64, a, c) for a, c in (("checkpoint", "off"), ("full", "trace"))]
 
 
 def main() -> None:
     """Print a table, or (as a child) one figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--one", nargs=2, metavar=("ADJOINT", "T"), help=argparse.SUPPRESS)
+    parser.add_argument("--large", action="store_true", help="the large networks")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        print(peak(arguments.one[0], int(arguments.one[1])))
+    rows = LARGE_ROWS if arguments.large else ROWS
+    if arguments.one is not None:
+        print(rows[arguments.one].measured())
         return
-    print("adjoint      T    peak MB")
-    peaks = {}
-    for adjoint in ADJOINTS:
-        for steps in (30, 300):
-            command = [sys.executable, __file__, "--one", adjoint, str(steps)]
-            peaks[adjoint, steps] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            print(f"{adjoint:10} {steps:4} {peaks[adjoint, steps]:9.0f}", flush=True)
-    growth = peaks["recompute", 300] - peaks["recompute", 30]
-    print(f"recompute: T = 300 takes {growth:.0f} MB more than T = 30")
-
-
-def peak(adjoint: Adjoint, steps: int) -> float:
-    """Peak resident MB of this process after two outer steps."""
-    torch.set_num_threads(1)
-    draw, network = generator("memory benchmark"), build("LeNet", (1, 28, 28), 10)
-    synthetic = Synthetic(
-        torch.randn(10, 10, 1, 28, 28, generator=draw),
-        torch.eye(10).expand(10, -1, -1).clone(),
-        torch.full((steps,), 0.01),
+    print(
+        "| network | T | batch | adjoint | compile | predicted, MB | measured, MB | off by |\n|---|---|---|---|---|---|---|---|"
     )
-    batch = RealBatch(torch.randn(1024, 1, 28, 28, generator=draw), torch.randint(10, (1024,), generator=draw))
-    for _ in range(2):
-        start, order = network.draw("xavier", 1.0, draw), [t % 10 for t in range(steps)]
-        differentiate(InnerStep(network), start, synthetic, order, batch, adjoint=adjoint)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    for number, row in enumerate(rows):
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            __file__,
+            "--one",
+            str(number),
+            *(["--large"] if arguments.large else []),
+        ]
+        measured = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        predicted = row.predicted()
+        print(f"| {row.arch} | {row.inner} | {row.batch} | {row.adjoint} | {row.compile} | {predicted:.0f} | {measured:.0f} | "
+              f"{100 * (predicted / measured - 1):+.0f} % |", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import check_problem
 from ddray.distillation.engine import Engine, make_engine
 from ddray.distillation.graphs import Graphs, owner, trace
-from ddray.distillation.outer import OuterLoss, RealBatch
-from ddray.distillation.traced import TracedStep
+from ddray.distillation.outer import RealBatch
+from ddray.distillation.traced import TracedOuterLoss, TracedStep
 from ddray.distillation.unroll import segment_length
 from ddray.errors import RequestError
 
@@ -41,7 +41,7 @@ class Footprint:
     Attributes:
         weights: carries kept from the forward walk.
         graphs: what recorded steps hold for their reverse.
-        passing: the most that comes and goes: inside a step, its reverse, the outer loss, or a score.
+        passing: the most that comes and goes beside these: inside a step, its reverse, the outer loss, or a score.
         set: the set with its gradient, moments and best copy, a real batch, known starts.
 
     """
@@ -70,17 +70,23 @@ def footprint(dataset: Dataset, arch: str, config: DistillConfig, engine: Engine
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a step cannot be traced is said where it runs
         graphs = _graphs(made, (samples, *dataset.input_shape), (samples, outputs))
+    saved = 0 if graphs is None else graphs.saved_bytes
     together = config.outer.networks if made.several is not None else 1
     longest = segment_length(config.seen_steps, made.adjoint)
     kept = math.ceil(config.seen_steps / longest)
+    last = config.seen_steps - (kept - 1) * longest  # steps whose graphs are there when the outer loss is taken
     carry = 4 * network.size * {"sgd": 1, "momentum": 2, "adam": 3}[config.inner.optimiser]
     stored = 4 * config.stored_samples(dataset.classes) * (torch.Size(dataset.input_shape).numel() + outputs)
     known = config.network.starts if config.network.source == "fixed" else 0
     batch = config.outer.batch * torch.Size(dataset.input_shape).numel()
     return Footprint(
         weights=together * carry * (kept + longest),
-        graphs=together * longest * _saved(graphs),
-        passing=max(together * _passing(graphs), together * _outer(made, dataset, config), _judging(made, dataset)),
+        graphs=together * longest * saved,
+        passing=max(
+            together * _passing(graphs),
+            together * (_outer(made, dataset, config) - (longest - last) * saved),
+            _judging(made, dataset) - together * longest * saved,
+        ),
         set=8 * stored + 6 * batch + 4 * network.size * (1 + known),
     )
 
@@ -182,10 +188,6 @@ def _graphs(made: Engine, x: tuple[int, ...], y: tuple[int, ...]) -> Graphs | No
     return step.sketch(carry, torch.empty(x), torch.empty(y), torch.empty(()))
 
 
-def _saved(graphs: Graphs | None) -> int:
-    return 0 if graphs is None else graphs.saved_bytes
-
-
 def _passing(graphs: Graphs | None) -> int:
     if graphs is None:
         return 0
@@ -199,7 +201,7 @@ def _outer(made: Engine, dataset: Dataset, config: DistillConfig) -> int:
     batch = RealBatch(torch.empty(config.outer.batch, *dataset.input_shape), torch.zeros(config.outer.batch).long())
     size = made.outer.chunk_size(batch)
     chunk = RealBatch(batch.x[:size], batch.y[:size])
-    return _sketched(OuterLoss(made.network).piece, made, chunk.x, chunk.y)
+    return _sketched(TracedOuterLoss(made.network).function, made, chunk.x, chunk.y)
 
 
 def _judging(made: Engine, dataset: Dataset) -> int:

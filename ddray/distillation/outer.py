@@ -63,13 +63,11 @@ class OuterLoss:
 
     def piece(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and gradient on examples that pass together."""
-
-        def summed(weights: Tensor) -> tuple[Tensor, Tensor]:
-            losses = self._losses(weights, x, y)
-            return losses.sum(), losses
-
-        gradient, (_, losses) = torch.func.grad_and_value(summed, has_aux=True)(weights)
-        return losses, gradient
+        leaf = weights.detach().requires_grad_()
+        with torch.enable_grad():
+            losses = self.losses(leaf, x, y)
+            gradient: Tensor = torch.autograd.grad(losses.sum(), leaf)[0]
+        return losses.detach(), gradient
 
     def chunk_size(self, batch: RealBatch) -> int:
         """How many examples pass at a time."""
@@ -77,9 +75,10 @@ class OuterLoss:
             return len(batch.y)
         return self.chunk or CPU_CHUNK
 
-    def _losses(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def losses(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The mean loss on examples: a scalar for weights [P], [k] for those of k networks."""
         if weights.dim() == 2:
-            return torch.func.vmap(self._losses, (0, None, None))(weights, x, y)
+            return torch.func.vmap(self.losses, (0, None, None))(weights, x, y)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits = self.network(weights, x)
         return hard_loss(logits.to(weights.dtype), y)

@@ -135,7 +135,17 @@ class TracedOuterLoss(OuterLoss):
         return loss, gradient
 
     def _trace(self, weights: Tensor, x: Tensor, y: Tensor) -> fx.GraphModule:
-        return trace(super().piece, weights, x, y)
+        return trace(self.function, weights, x, y)
+
+    def function(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What is traced: `OuterLoss.piece` in a form that can be."""
+
+        def summed(weights: Tensor) -> tuple[Tensor, Tensor]:
+            losses = self.losses(weights, x, y)
+            return losses.sum(), losses
+
+        gradient, (_, losses) = torch.func.grad_and_value(summed, has_aux=True)(weights)
+        return losses, gradient
 
 
 _graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()

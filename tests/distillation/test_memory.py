@@ -56,7 +56,6 @@ def test_adjoints_spend_memory_on_what_they_say() -> None:
     )
     assert full.graphs == 9 * recompute.graphs and checkpoint.graphs == 3 * recompute.graphs
     assert checkpoint.weights < recompute.weights
-    assert full.passing == recompute.passing == checkpoint.passing
 
 
 def test_an_unroll_that_does_not_fit_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
