@@ -179,7 +179,11 @@ def table(case: Case, threads: int, rounds: int, compiles: list[str], memory: bo
     made = variants(case, compiles)
     # What would disturb others goes by itself: the loader's workers load on between turns, and compiled code brings a second
     # OpenMP, whose threads wait for work on the cores that others need.
-    blocks = [[LOADED], [name for name in made if name != LOADED and "max" not in name], [name for name in made if "max" in name]]
+    blocks = [
+        [LOADED],
+        [name for name in made if name != LOADED and "max" not in name],
+        [name for name in made if "max" in name],
+    ]
     steps: dict[str, Step] = {}
     found: dict[str, list[float]] = {}
     for block in blocks:
@@ -189,17 +193,24 @@ def table(case: Case, threads: int, rounds: int, compiles: list[str], memory: bo
     steps[LOADED] = steps["original, tensors"]  # whose operators are the same
     print(f"\n{case.arch} on {case.dataset.name}'s shapes, T = {case.inner}, batch {BATCH}, {threads} thread(s); matrix product "
           f"{machine.flops_per_second / 1e9:.0f} GFLOP/s, memory {machine.bytes_per_second / 1e9:.0f} GB/s\n")  # fmt: skip
-    columns = ["variant", "ms, median", "range", "original from tensors / this", "floor, ms", "times the floor"]
+    columns = ["variant", "ms, median", "range", "original, from tensors and with its loader, over this"]
+    columns += ["floor, ms", "times the floor"]
     columns += ["peak MB", "graphs + weights, MB"]
     print(f"| {' | '.join(columns)} |\n|{len(columns) * '---|'}")
-    reference = statistics.median(found["original, tensors"])
+    tensors, loaded = (statistics.median(found[name]) for name in ("original, tensors", LOADED))
     base = peak(Case(case.arch, case.dataset, 1), "ours, off, full", ["off"], threads) if memory else 0.0
     for name, times in found.items():
         median = statistics.median(times)
         floor = floor_of(case, as_operators(case, name, steps[name]), machine)
-        above = f"{peak(case, name, compiles, threads) - base:+.0f}" if memory and "loader" not in name else ""
-        print(f"| {name} | {median:.1f} | {min(times):.1f}–{max(times):.1f} | {reference / median:.2f} | {floor:.0f} | "
-              f"{median / floor:.1f} | {above} | {predicted(case, name)} |", flush=True)  # fmt: skip
+        above = (
+            f"{peak(case, name, compiles, threads) - base:+.0f}"
+            if memory and name != LOADED and "max" not in name
+            else ""
+        )
+        print(
+            f"| {name} | {median:.1f} | {min(times):.1f}–{max(times):.1f} | {tensors / median:.2f}, {loaded / median:.2f} "
+            f"| {floor:.0f} | {median / floor:.1f} | {above} | {predicted(case, name)} |", flush=True,
+        )  # fmt: skip
 
 
 def main() -> None:
@@ -217,6 +228,14 @@ def main() -> None:
         parser.error("DDRAY_DATA is to name the directory with MNIST and CIFAR10 in torchvision's layout")
     warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its own
     torch.manual_seed(int(generator("benchmark").initial_seed()) % 2**31)
+    if len(arguments.inner) * len(arguments.threads) > 1:  # a process for every table: compiled code stays in one
+        for inner in arguments.inner:
+            for threads in arguments.threads:
+                flags = ["--case", arguments.case, "--inner", str(inner), "--threads", str(threads)]
+                flags += ["--rounds", str(arguments.rounds), "--compile", *arguments.compile]
+                flags += ["--no-memory"] if arguments.no_memory else []
+                subprocess.run([sys.executable, "-W", "ignore", __file__, *flags], check=True)
+        return
     dataset = noise(arguments.case) if arguments.peak else load(CASES[arguments.case])
     for inner in arguments.inner:
         case = Case(arguments.case, dataset, inner)
