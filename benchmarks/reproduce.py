@@ -96,7 +96,8 @@ def distilled(row: str, digest: str, config: dict[str, Any], seed: int, threads:
                   f"{100 * progress.score.mean:.2f} %", file=sys.stderr, flush=True)  # fmt: skip
 
         found = ddray.distill(
-            config["dataset"], config["arch"], config["config"], seed=seed, engine=EngineConfig(threads=threads),
+            config["dataset"], config["arch"], config["config"], seed=seed,
+            engine=EngineConfig.model_validate({"threads": threads, **config.get("engine", {})}),
             checkpoint=place.with_suffix(".checkpoint"), report=report,
         )  # fmt: skip
         found.save(place)
