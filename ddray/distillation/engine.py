@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -82,11 +84,13 @@ def make_engine(network: Network, inner: InnerConfig | None = None, config: Engi
 def check_compile(config: EngineConfig) -> None:
     """Refuse `max` where there is nothing to compile with."""
     if config.compile == "max" and not has_compiler(config):
-        raise RequestError(
-            "engine.compile", "max", "auto, off or trace: this machine has no C++ compiler (g++ or clang++)"
-        )
+        allowed = "auto, off or trace: this machine has no C++ compiler (g++ or clang++), or not the headers of Python"
+        raise RequestError("engine.compile", "max", allowed)
 
 
 def has_compiler(config: EngineConfig) -> bool:
-    """Whether inductor finds what it compiles with: a C++ compiler for a CPU; for a GPU it brings its own."""
-    return config.device.startswith("cuda") or bool(shutil.which("g++") or shutil.which("clang++"))
+    """Whether inductor finds what it compiles with: a C++ compiler and Python.h for a CPU; for a GPU it brings its own."""
+    if config.device.startswith("cuda"):
+        return True
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return headers.is_file() and bool(shutil.which("g++") or shutil.which("clang++"))

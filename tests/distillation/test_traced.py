@@ -137,7 +137,7 @@ def test_the_global_generator_plays_no_part_in_traced_masks() -> None:
     assert all(torch.equal(getattr(found[0][1], part), getattr(found[1][1], part)) for part in PARTS)
 
 
-@pytest.mark.skipif(not has_compiler(EngineConfig(device="cpu")), reason="needs a C++ compiler (g++ or clang++)")
+@pytest.mark.skipif(not has_compiler(EngineConfig(device="cpu")), reason="needs a C++ compiler (g++ or clang++) and Python.h")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inductor's own imports
 def test_compiled_equals_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
