@@ -96,6 +96,16 @@ def test_any_altered_byte_is_refused(made: DistilledSet, tmp_path: Path, file: s
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("number", ["1e908", "NaN", "-Infinity"])
+def test_a_number_that_is_not_finite_is_refused(made: DistilledSet, tmp_path: Path, number: str) -> None:
+    place = made.save(tmp_path / "set") / MANIFEST
+    text = place.read_text()
+    assert "1e-08" in text
+    place.write_text(text.replace("1e-08", number, 1))
+    with pytest.raises(RequestError, match="checksum does not match"):
+        load(tmp_path / "set")
+
+
 def made_manifest(made: DistilledSet) -> str:
     return json.dumps(made.manifest.model_dump(mode="json"))
 
