@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from ddray.data import Dataset
-from ddray.distillation.config import DistillConfig, EngineConfig, Record
+from ddray.distillation.config import DistillConfig, Record
 from ddray.distillation.evaluate import Score
 from ddray.networks import Law
 
@@ -112,8 +112,3 @@ def installed_versions() -> dict[str, str]:
         except PackageNotFoundError:  # a source tree that was never installed
             found[package] = "unknown"
     return found
-
-
-def engine_fields(engine: EngineConfig) -> dict[str, Any]:
-    """The engine record as plain values."""
-    return engine.model_dump(mode="json")
