@@ -4,6 +4,7 @@ from ddray.networks.image import AlexCifarNet, ConvNet3, LeNet
 from ddray.networks.large import AlexNet, ResNet18
 from ddray.networks.laws import LAWS, Law, initialise
 from ddray.networks.network import ARCHITECTURES, Network, build, outputs_for
+from ddray.networks.text import TextConvNet, TextConvNet2, TextLSTM1, TextLSTM2, TextRNN1, TextRNN2, Transformer
 
 __all__ = [
     "ARCHITECTURES",
@@ -15,6 +16,13 @@ __all__ = [
     "LeNet",
     "Network",
     "ResNet18",
+    "TextConvNet",
+    "TextConvNet2",
+    "TextLSTM1",
+    "TextLSTM2",
+    "TextRNN1",
+    "TextRNN2",
+    "Transformer",
     "build",
     "initialise",
     "outputs_for",

@@ -16,6 +16,7 @@ from ddray.errors import RequestError
 from ddray.networks.image import AlexCifarNet, ConvNet3, LeNet
 from ddray.networks.large import AlexNet, ResNet18
 from ddray.networks.laws import Law, initialise
+from ddray.networks.text import TextConvNet, TextConvNet2, TextLSTM1, TextLSTM2, TextRNN1, TextRNN2, Transformer
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "LeNet": LeNet,
@@ -23,6 +24,13 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "ConvNet3": ConvNet3,
     "AlexNet": AlexNet,
     "ResNet18": ResNet18,
+    "TextConvNet": TextConvNet,
+    "TextConvNet2": TextConvNet2,
+    "TextRNN1": TextRNN1,
+    "TextRNN2": TextRNN2,
+    "TextLSTM1": TextLSTM1,
+    "TextLSTM2": TextLSTM2,
+    "Transformer": Transformer,
 }
 
 
@@ -145,6 +153,8 @@ def build(arch: str, input_shape: tuple[int, ...], classes: int, arguments: Mapp
         with torch.random.fork_rng():
             torch.manual_seed(0)
             module = factory(**given)
+    except RequestError:  # which says more precisely what is wrong
+        raise
     except (TypeError, ValueError) as error:
         raise RequestError(
             "network.args", dict(arguments or {}), f"{arch} does not take these: {_line(error)}"
