@@ -1,0 +1,325 @@
+"""Word vectors: read from a file in GloVe's or word2vec's text format, or learned from the training texts."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+from urllib.error import HTTPError
+
+import numpy as np
+import numpy.typing as npt
+
+from ddray.data.files import cache_directory
+from ddray.errors import MissingExtra, RequestError
+
+_KEY = "data.vectors"
+# The official names, by the name of their archive in torchtext's `GloVe.url`.
+_GLOVE = {
+    **{f"glove.6B.{dimension}d": "6B" for dimension in (50, 100, 200, 300)},
+    "glove.42B.300d": "42B",
+    "glove.840B.300d": "840B",
+    **{f"glove.twitter.27B.{dimension}d": "twitter.27B" for dimension in (25, 50, 100, 200)},
+}
+_PATIENCE = 60  # seconds without a byte until a download is given up
+_DOWNLOAD_ERRORS = (OSError, HTTPException, RuntimeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+_FIRST_WORD = 2  # the numbers before it stand for padding and for an unknown word
+_SMOOTHING = 0.75
+_SMALL = 1000  # words up to which a dense decomposition takes a second, and works at any rank
+
+Matrix = npt.NDArray[np.float64]
+
+
+def read_vectors(path: Path, words: Sequence[str]) -> tuple[npt.NDArray[np.float32], int]:
+    """The vectors of `words` in a text file of vectors.
+
+    Args:
+        path: lines `word v1 … vD` (GloVe's format; a word may have spaces in it, as in glove.840B), before them perhaps a
+            line `COUNT D` (word2vec's text format), in UTF-8, `.gz` or not. Of a word that is there twice, the first
+            vector is taken. The file is read line by line, and nothing is kept beside it.
+        words: V words.
+
+    Returns:
+        [V, D], with a row of zeros for a word that has no vector, and the number of words that have one.
+
+    Raises:
+        RequestError: a file that is not there, empty, damaged or not in UTF-8, a line with another number of components
+            than the first, a component of a wanted word that is no finite number, fewer or more lines than were
+            announced, or no vector for any of the words; it names the file and, where there is one, the line.
+
+    """
+    wanted = {word.encode("utf-8", "surrogatepass") for word in words}
+    found: dict[bytes, npt.NDArray[np.float32]] = {}
+    dimension = 0
+    for number, word, line, dimension in _vector_lines(path):
+        if word in wanted and word not in found:
+            found[word] = _components(path, number, line, dimension)
+    if not found:
+        raise RequestError(_KEY, str(path), f"a file with a vector for at least one of the {len(words)} words")
+    vectors = np.zeros((len(words), dimension), np.float32)
+    known = [place for place, word in enumerate(words) if word.encode("utf-8", "surrogatepass") in found]
+    for place in known:
+        vectors[place] = found[words[place].encode("utf-8", "surrogatepass")]
+    return vectors, len(known)
+
+
+def find_vectors(name: str, root: Path | None) -> Path:
+    """The file of the vectors called `name`.
+
+    Args:
+        name: a path, or a GloVe name such as `glove.6B.100d`: an official one is downloaded into ddray's own cache where
+            it is not on disk, which `glove_file` tells.
+        root: where to look first; never written to.
+
+    Raises:
+        RequestError: no file, and a name that is not to be had.
+        MissingExtra: torchtext, which knows where GloVe is, is not installed.
+
+    """
+    if _is_file(Path(name)):
+        return Path(name)
+    file = glove_file(name, root)
+    if file is not None:
+        return file
+    looked = " and ".join(str(place) for place in (root, cache_directory()) if place is not None)
+    missing = f"glove/{name}.txt is not in {looked}"
+    if name not in _GLOVE:
+        allowed = f"a file that exists, or one of {', '.join(_GLOVE)}, which are downloaded; {missing}"
+        raise RequestError(_KEY, name, allowed)
+    try:
+        return _download(name, cache_directory() / "glove" / f"{name}.txt")
+    except MissingExtra:
+        raise
+    except _DOWNLOAD_ERRORS as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is the server's answer, too, and holds the connection
+        reason = " ".join(str(error).split())
+        raise RequestError(_KEY, name, f"{missing}, and the download failed: {reason}") from None
+
+
+def glove_file(name: str, root: Path | None) -> Path | None:
+    """`glove/NAME.txt`, or `.txt.gz`, under `root` or else in ddray's own cache; None where it is in neither."""
+    places = [cache_directory()] if root is None else [root, cache_directory()]
+    files = [place / "glove" / f"{name}.txt{suffix}" for place in places for suffix in ("", ".gz")]
+    return next((file for file in files if _is_file(file)), None)
+
+
+def learn_vectors(
+    sentences: Sequence[npt.NDArray[np.int32]], words: int, dimension: int, *, window: int = 10
+) -> npt.NDArray[np.float32]:
+    """Word vectors from the texts alone: the singular vectors of the positive pointwise mutual information of word pairs.
+
+    After Levy, Goldberg and Dagan, "Improving Distributional Similarity with Lessons Learned from Word Embeddings" (TACL
+    2015): contexts smoothed by 0.75, no shift, U·S^0.5. The same texts give the same vectors on the same machine.
+
+    Args:
+        sentences: numbers of words, [length] each: 0 is padding, 1 an unknown word, which takes its place in the sentence
+            but counts as nobody's neighbour.
+        words: V, the size of the table; every number is below it.
+        dimension: D; a vocabulary that does not yield so many has zeros in the columns that are left.
+        window: two words count as neighbours up to this many positions apart, whatever the distance.
+
+    Returns:
+        [V, D], rows 0 and 1 zero, as are those of words without a neighbour; scaled by one constant so that over the
+        running words a component has a root mean square of 1.
+
+    Raises:
+        MissingExtra: scipy is not installed.
+
+    """
+    counts = _counts(sentences, words, window)
+    vectors = np.zeros((words, dimension), np.float32)
+    ppmi = _ppmi(counts)
+    # Without a pair of words that are neighbours more often than by chance, there is nothing to learn.
+    if ppmi.nnz:
+        rows = _decomposed(ppmi, dimension)
+        vectors[_FIRST_WORD:] = rows / _root_mean_square(rows, sentences)
+    return vectors
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, or a folder that may not be looked into
+        return False
+
+
+def _vector_lines(path: Path) -> Iterator[tuple[int, bytes, bytes, int]]:
+    """Of every vector: the number of its line, its word, its line, and the dimension, which is that of all."""
+    announced, dimension, read = None, 0, 0
+    for number, line in _lines(path):
+        if number == 1 and (announced := _announced(line)) is not None:
+            dimension = announced[1]
+            continue
+        if not dimension:
+            dimension = _first_dimension(path, number, line)
+        yield number, _word(path, number, line, dimension), line, dimension
+        read += 1
+    if not read:
+        raise RequestError(_KEY, str(path), "a file with vectors in it: it is empty")
+    if announced is not None and announced[0] != read:
+        raise RequestError(
+            _KEY, str(path), f"a whole file: its first line announces {announced[0]} words, it has {read}"
+        )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                # Of the white space, only ASCII's: a word may be a no-break space.
+                yield number, line.rstrip(b" \t\r\n")
+    except (OSError, EOFError, zlib.error) as error:
+        raise RequestError(_KEY, str(path), f"a file that can be read: {error}") from None
+
+
+def _announced(line: bytes) -> tuple[int, int] | None:
+    fields = line.split(b" ")
+    if len(fields) != 2 or not all(field.isdigit() and len(field) < 10 for field in fields) or not int(fields[1]):
+        return None
+    return int(fields[0]), int(fields[1])
+
+
+def _first_dimension(path: Path, number: int, line: bytes) -> int:
+    dimension = _trailing_numbers(line.split(b" "))
+    if not dimension:
+        raise RequestError(_KEY, str(path), f"lines of a word and its numbers: line {number} has no numbers")
+    return dimension
+
+
+def _word(path: Path, number: int, line: bytes, dimension: int) -> bytes:
+    if line.count(b" ") == dimension:
+        word = line[: line.index(b" ")]
+    else:
+        # The numbers are counted from the end, since there may be spaces in the word.
+        fields = line.split(b" ")
+        numbers = _trailing_numbers(fields)
+        if len(fields) <= dimension or numbers > dimension:
+            numbers = max(numbers, len(fields) - 1) if len(fields) <= dimension else numbers
+            raise RequestError(_KEY, str(path), f"line {number} has {numbers} numbers where the first has {dimension}")
+        word = b" ".join(fields[:-dimension])
+    try:
+        word.decode()
+    except UnicodeDecodeError:
+        raise RequestError(_KEY, str(path), f"a file in UTF-8: line {number} is not") from None
+    return word
+
+
+def _trailing_numbers(fields: list[bytes]) -> int:
+    """How many fields at the end are numbers; the first is a word, whatever it looks like."""
+    numbers = 0
+    for field in reversed(fields[1:]):
+        try:
+            float(field)
+        except ValueError:
+            break
+        numbers += 1
+    return numbers
+
+
+def _components(path: Path, number: int, line: bytes, dimension: int) -> npt.NDArray[np.float32]:
+    try:
+        components = np.array([float(field) for field in line.rsplit(b" ", dimension)[1:]])
+    except ValueError:
+        raise RequestError(_KEY, str(path), f"numbers behind a word: line {number} has something else") from None
+    # Also what is finite in double precision only.
+    if not (np.abs(components) <= np.finfo(np.float32).max).all():
+        raise RequestError(_KEY, str(path), f"finite numbers: line {number} has others")
+    return components.astype(np.float32)
+
+
+def _download(name: str, target: Path) -> Path:
+    try:
+        from torchtext.vocab import GloVe
+    except (ImportError, OSError) as error:
+        raise MissingExtra("torchtext", f"downloading {name}") from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Moved into place whole: what an interrupted download leaves behind is never taken for vectors.
+    with TemporaryDirectory(dir=target.parent, prefix=".download-") as scratch:
+        archive, member = Path(scratch) / "archive.zip", Path(scratch) / target.name
+        _fetch(GloVe.url[_GLOVE[name]], archive)
+        with zipfile.ZipFile(archive) as packed, packed.open(target.name) as source, member.open("wb") as plain:
+            shutil.copyfileobj(source, plain)
+        return member.replace(target)
+
+
+def _fetch(url: str, target: Path) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with (
+        urllib.request.urlopen(url, timeout=_PATIENCE) as response,
+        target.open("wb") as file,
+        Progress(console=Console(stderr=True)) as progress,
+    ):
+        size = int(response.headers.get("Content-Length") or 0)
+        with progress.wrap_file(response, total=size, description=url.rpartition("/")[2]) as source:
+            shutil.copyfileobj(source, file)
+
+
+def _counts(sentences: Sequence[npt.NDArray[np.int32]], words: int, window: int) -> Any:
+    """How often two words are neighbours, a symmetric sparse matrix [V - 2, V - 2] of the words from the first on."""
+    sparse = _scipy("sparse")
+    # As many places of padding between two sentences as keep them from being each other's neighbours.
+    gap = np.zeros(window, np.int32)
+    ids = np.concatenate([part for sentence in sentences for part in (sentence, gap)] or [gap])
+    size = words - _FIRST_WORD
+    one_way = sparse.csr_array((size, size), dtype=np.float64)
+    for distance in range(1, window + 1):
+        left, right = ids[:-distance], ids[distance:]
+        both = (left >= _FIRST_WORD) & (right >= _FIRST_WORD)
+        places = (left[both] - _FIRST_WORD, right[both] - _FIRST_WORD)
+        weights = np.ones(len(places[0]))
+        one_way = one_way + sparse.coo_array((weights, places), shape=(size, size)).tocsr()
+    return (one_way + one_way.T).tocsr()
+
+
+def _ppmi(counts: Any) -> Any:
+    """max(0, log(P(w, c) / (P(w) P'(c)))) with P'(c) in proportion to the 0.75th power of the context's count."""
+    total = np.asarray(counts.sum(axis=1)).ravel()
+    smoothed = total**_SMOOTHING
+    rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    ppmi = counts.copy()
+    ppmi.data = np.maximum(0, np.log(counts.data * smoothed.sum() / (total[rows] * smoothed[counts.indices])))
+    ppmi.eliminate_zeros()
+    return ppmi
+
+
+def _decomposed(matrix: Any, dimension: int) -> Matrix:
+    """U·S^0.5 of a truncated singular value decomposition [n, D], the largest first, with zeros beyond the rank."""
+    size = matrix.shape[0]
+    if size <= max(dimension, _SMALL):
+        left, values, _ = np.linalg.svd(matrix.toarray())
+    else:
+        start = np.random.default_rng(0).standard_normal(size)
+        left, values, _ = _scipy("sparse.linalg").svds(matrix, k=dimension, v0=start, return_singular_vectors="u")
+    order = np.argsort(-values, kind="stable")[:dimension]
+    left, values = left[:, order], values[order]
+    # Beyond the rank, a singular vector is any vector.
+    left = left * (values > values.max(initial=0) * size * np.finfo(np.float64).eps)
+    # Which way a singular vector points is arbitrary: its largest component is to be positive.
+    signs = np.where(left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])] < 0, -1.0, 1.0)
+    scaled = left * signs * np.sqrt(np.abs(values))
+    return cast(Matrix, np.pad(scaled, ((0, 0), (0, dimension - scaled.shape[1]))))
+
+
+def _root_mean_square(rows: Matrix, sentences: Sequence[npt.NDArray[np.int32]]) -> float:
+    """Of a component, over the words in the sentences that have a row."""
+    often = np.bincount(np.concatenate(sentences), minlength=len(rows) + _FIRST_WORD)[_FIRST_WORD:]
+    return float(np.sqrt(often @ (rows**2).mean(axis=1) / often.sum()))
+
+
+def _scipy(module: str) -> Any:
+    try:
+        from importlib import import_module
+
+        return import_module(f"scipy.{module}")
+    except ImportError as error:
+        raise MissingExtra("scipy", "learning word vectors") from error
