@@ -115,10 +115,12 @@ def table() -> str:
     last = {entry["row"]: entry for entry in map(json.loads, LEDGER.read_text(encoding="utf-8").splitlines())}
     looks = [json.loads(line)["row"] for line in LEDGER.read_text(encoding="utf-8").splitlines()]
     lines = [
-        "| row | images | network | validation | test | minutes a run | looks at test |",
+        "| row | samples | network | validation | test | minutes a run | looks at test |",
         "|---|---|---|---|---|---|---|",
     ]
     for row, entry in last.items():
+        if "samples" not in entry:  # a network trained on all of the data
+            continue
         cells = [over_seeds(entry["runs"], split) for split in ("validation", "test")]
         minutes = statistics.mean(run["minutes"] for run in entry["runs"])
         lines.append(

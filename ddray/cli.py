@@ -74,7 +74,7 @@ def search(
 
 @app.command()
 def distill(
-    dataset: Annotated[str, typer.Option(help="a dataset's name, or an .npz file")],
+    dataset: Annotated[str, typer.Option(help="a dataset's name, an .npz file, or csv:PATH?text=COLUMN&label=COLUMN")],
     arch: Annotated[str, typer.Option(help="an architecture's name, or package.module:factory")],
     out: Annotated[Path, typer.Option(help="the directory to save the set in")],
     assignments: Assign = None,
@@ -167,14 +167,22 @@ def evaluate(
 @app.command()
 def preview(
     set_: Annotated[str, typer.Argument(metavar="SET", help="a set's directory, or models:/NAME@best")],
-    out: Annotated[Path, typer.Option(help="the picture, .png, .pdf or .svg")] = Path("preview.png"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="the picture, .png, .pdf or .svg [default: preview.png]; for text .txt [default: shown here]"),
+    ] = None,
     tracking_uri: Uri = None,
 ) -> None:
-    """Draw a set."""
+    """Draw a set of images; show a set of sentences as the nearest words."""
     from ddray.distillation import load
+    from ddray.distillation.decode import listing
     from ddray.tracking import default_tracking_uri, resolve
 
     distilled = load(resolve(set_, tracking_uri or default_tracking_uri()))
+    if out is None and distilled.vectors is not None:
+        print(listing(distilled))
+        return
+    out = out or Path("preview.png")
     if out.is_dir():
         raise RequestError("--out", str(out), "a file, and this is a directory")
     with writable_folder(out.absolute().parent, "--out"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,3 +32,12 @@ def writable_folder(folder: Path, key: str) -> Iterator[None]:
             with suppress(OSError):  # not empty: something in it was wanted
                 path.rmdir()
         raise
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text file, by way of a temporary name beside it."""
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+    with os.fdopen(handle, "w", encoding="utf-8") as target:
+        target.write(text)
+    Path(name).chmod(0o644)
+    Path(name).replace(file)

@@ -109,12 +109,14 @@ def _print_comparison(
     everything = [*scores, *(score for found in baselines.values() for score in found)]
     several = all(score.std is not None for score in everything)
     kind = "mean ± std over n networks" if several else "one network (n = 1), 95 % interval over examples"
-    table = _table("", "split", "as distilled", "retrained")
+    protocols: dict[str, str] = {"as-distilled": "as distilled", "retrain": "retrained", "decoded": "decoded to words"}
+    shown = [p for p in protocols if p != "decoded" or any(score.protocol == p for score in everything)]
+    table = _table("", "split", *(protocols[p] for p in shown))
     rows = {what: scores, **{f"real, {name}": found for name, found in baselines.items()}}
     for name, found in rows.items():
         for split in dict.fromkeys(score.split for score in everything):
-            cells = {score.protocol: _score(score) for score in found if score.split == split}
-            table.add_row(name, split, cells.get("as-distilled", "–"), cells.get("retrain", "–"))
+            cells: dict[str, str] = {score.protocol: _score(score) for score in found if score.split == split}
+            table.add_row(name, split, *(cells.get(p, "–") for p in shown))
     _show(out, f"accuracy in % beside as many real samples: {kind}", table)
 
 
@@ -157,12 +159,19 @@ def leaderboard(entries: Sequence[Entry], as_json: bool) -> None:
 
 def datasets(known: Sequence[DatasetInfo]) -> None:
     """The datasets."""
-    title = "datasets (or an .npz file with train_x, train_y, test_x, test_y)"
     table = _table("name", "classes", "input", "training", "test", folded=("needs",))
     for info in known:
-        shape = "×".join(map(str, info.input_shape))
+        shape = "×".join(map(str, info.input_shape)) or "sentences"
         table.add_row(info.name, str(info.classes), shape, f"{info.train:,}", f"{info.test:,}", info.needs)
-    _show(console(), title, table)
+    out = console()
+    _show(out, "datasets", table)
+    _lines(
+        out,
+        [
+            "or a file: an .npz with train_x, train_y, test_x, test_y,",
+            "csv:PATH?text=COLUMN&label=COLUMN[&test=PATH] for .csv, .tsv and .parquet",
+        ],
+    )
 
 
 def archs(known: Mapping[str, Callable[..., Any]]) -> None:

@@ -18,7 +18,31 @@ from ddray.data.splits import validation_members
 from ddray.errors import RequestError
 
 Augmentation = Literal["none", "crop_flip"]
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How text is shown to a network; what is None is decided by the texts themselves (see `ddray.data.text`)."""
+
+    vocab_size: int | None = None  # words, `<pad>` and `<unk>` among them
+    max_length: int | None = None  # words of a sentence
+    embedding_dim: int | None = None
+    vectors: str = "auto"  # "auto", "learned", a GloVe name, or a file; several joined by "+" are laid side by side
+
+
 _VALIDATION_SEED = 20181127  # of no run: every user of a dataset holds out the same examples
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """A dataset that ddray knows by name; `train` includes what becomes validation, `input_shape` is empty for text."""
+
+    name: str
+    classes: int
+    input_shape: tuple[int, ...]
+    train: int
+    test: int
+    needs: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +101,12 @@ class Dataset:
     Raises:
         RequestError: arrays that do not go together, or hold what is not a number.
 
+    Attributes:
+        expands: an example that is shown to a network takes far more memory than a stored one: it is shown in small batches.
+
     """
+
+    expands = False
 
     def __init__(
         self, train_x: Array | Tensor, train_y: Array | Tensor, test_x: Array | Tensor, test_y: Array | Tensor, *,
@@ -92,10 +121,10 @@ class Dataset:
         if val_x is not None and val_y is not None:
             self.train, self.validation = train, _split("val", val_x, val_y)
         else:
-            held_out = validation_members(train.y, torch.Generator().manual_seed(_VALIDATION_SEED))
-            if not held_out.any():
+            kept_back = held_out(train.y)
+            if not kept_back.any():
                 raise RequestError("train_y", len(train), "two examples or more of some class, for a validation split")
-            self.train, self.validation = train.take(~held_out), train.take(held_out)
+            self.train, self.validation = train.take(~kept_back), train.take(kept_back)
         for part, split in (("val", self.validation), ("test", self.test)):
             _check_alike(part, split, train.x, classes)
         _check_augmentation(augmentation, train.x)
@@ -128,6 +157,18 @@ class Dataset:
             raise RequestError("split", name, f"one of {', '.join(splits)}")
         return splits[name]
 
+    def presented(self, options: TextOptions) -> Dataset:
+        """The dataset that the options ask for: itself, for what is no text.
+
+        Raises:
+            RequestError: an option that only text has.
+
+        """
+        for key, value in vars(options).items():
+            if value != getattr(TextOptions(), key):
+                raise RequestError(f"data.{key}", value, f"for text alone: {self.name} has none")
+        return self
+
     def digests(self) -> dict[str, str]:
         """SHA-256 of every split."""
         return {name: self.split(name).digest() for name in ("train", "validation", "test")}
@@ -136,7 +177,7 @@ class Dataset:
         """The dataset on a device; itself where it is there already."""
         if self.train.x.device == _indexed(device):
             return self
-        moved = object.__new__(Dataset)
+        moved = object.__new__(type(self))
         moved.__dict__.update(self.__dict__)
         moved.train, moved.validation, moved.test = (s.to(device) for s in (self.train, self.validation, self.test))
         return moved
@@ -162,7 +203,7 @@ class Dataset:
 
 def _split(name: str, x: Array | Tensor, y: Array | Tensor) -> Split:
     inputs, classes = examples(name, x, y)
-    return Split(_share(inputs), _share(classes))
+    return Split(share(inputs), share(classes))
 
 
 def _check_alike(part: str, split: Split, train_x: Tensor, classes: int) -> None:
@@ -181,10 +222,16 @@ def _check_augmentation(augmentation: str, x: Tensor) -> None:
 
 
 def _rebuild(x: Array, y: Array, digest: list[str]) -> Split:
-    return Split(_share(x), _share(y), digest)
+    return Split(share(x), share(y), digest)
 
 
-def _share(array: Array) -> Tensor:
+def held_out(y: Tensor) -> Tensor:
+    """A mask, bool [N], of the examples of classes y, int64 [N], that every user of a dataset holds out for validation."""
+    return validation_members(y, torch.Generator().manual_seed(_VALIDATION_SEED))
+
+
+def share(array: Array) -> Tensor:
+    """The array's memory as a tensor that nothing writes into."""
     with warnings.catch_warnings():
         # Arrays from Ray's object store are read-only; that is safe, because nothing writes into a split.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)

@@ -1,11 +1,10 @@
-"""Image datasets by name, and a user's own from an `.npz` file."""
+"""Image datasets, and a user's own arrays from an `.npz` file."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddray.data.dataset import Dataset
-from ddray.data.files import data_root, located, read_idx
+from ddray.data.dataset import Dataset, DatasetInfo
+from ddray.data.files import located, read_idx
 from ddray.data.splits import stratified_share
 from ddray.errors import MissingExtra, RequestError
 
@@ -25,44 +24,6 @@ _DIGITS_SEED = 20181127
 _CIFAR_FOLDER = "cifar-10-batches-py"
 _REQUIRED = ("train_x", "train_y", "test_x", "test_y")
 _OPTIONAL = ("val_x", "val_y", "class_names", "mean", "std")
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """A dataset that ddray knows by name; `train` includes what becomes validation."""
-
-    name: str
-    classes: int
-    input_shape: tuple[int, ...]
-    train: int
-    test: int
-    needs: str
-
-
-def load(name: str, root: Path | None = None) -> Dataset:
-    """Load a dataset by name, or a user's own from an `.npz` file.
-
-    Args:
-        name: one of `available()`, or the path of an `.npz` with arrays train_x, train_y, test_x, test_y and, if
-            wanted, val_x, val_y, class_names, mean, std (see `Dataset`).
-        root: where to look first, in torchvision's layout; never written to. Default: the environment variable
-            `DDRAY_DATA`. What is not there is looked for in ddray's own cache, and downloaded into it through
-            torchvision.
-
-    Raises:
-        RequestError: an unknown name, damaged files, or files that are neither on disk nor to be had.
-
-    """
-    if name.endswith(".npz"):
-        return _npz(Path(name))
-    if name not in _LOADERS:
-        raise RequestError("dataset", name, f"choose one of {', '.join(_LOADERS)}, or the path of an .npz file")
-    return _LOADERS[name][1](data_root(root))
-
-
-def available() -> list[DatasetInfo]:
-    """The datasets that have a name here, without looking at any file."""
-    return [info for info, _ in _LOADERS.values()]
 
 
 def _digits(_: Path | None) -> Dataset:
@@ -104,7 +65,8 @@ def _cifar10(root: Path | None) -> Dataset:
     )  # fmt: skip
 
 
-def _npz(path: Path) -> Dataset:
+def read_npz(path: Path) -> Dataset:
+    """A user's own arrays: see `ddray.data.load`."""
     arrays = _npz_arrays(path)
     options: dict[str, Any] = {key: arrays[key] for key in ("val_x", "val_y") if key in arrays}
     options |= {key: np.atleast_1d(arrays[key]).tolist() for key in ("class_names", "mean", "std") if key in arrays}
@@ -131,7 +93,7 @@ def _npz_arrays(path: Path) -> dict[str, Any]:
     return arrays
 
 
-_LOADERS: dict[str, tuple[DatasetInfo, Callable[[Path | None], Dataset]]] = {
+IMAGES: dict[str, tuple[DatasetInfo, Callable[[Path | None], Dataset]]] = {
     "digits": (DatasetInfo("digits", 10, (1, 28, 28), 1442, 355, "nothing: scikit-learn ships it"), _digits),
     "MNIST": (
         DatasetInfo("MNIST", 10, (1, 28, 28), 60_000, 10_000, "11 MB, downloaded once"),

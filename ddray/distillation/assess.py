@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,9 +12,10 @@ import torch
 from ddray.data import Dataset
 from ddray.data import load as load_dataset
 from ddray.distillation.baselines import compare
-from ddray.distillation.distilled_set import DistilledSet, check_same_data, load, stamp
-from ddray.distillation.engine import make_engine
-from ddray.distillation.evaluate import PROTOCOLS, RETRAINED, Judge, Score, SplitName, judge_all, starts_to_score
+from ddray.distillation.distilled_set import DistilledSet, load, stamp
+from ddray.distillation.engine import Engine, make_engine
+from ddray.distillation.evaluate import MOST, Judge, Score, SplitName, judge_all, starts_to_score
+from ddray.distillation.unroll import Synthetic
 from ddray.errors import RequestError
 from ddray.files import writable_folder
 from ddray.networks import ARCHITECTURES, Network, build
@@ -48,17 +50,12 @@ def assess(
     distilled = load(place)
     count = distilled.networks_to_score(nets)
     synthetic, order = distilled.schedule(rate, epochs)
-    dataset = load_dataset(distilled.manifest.dataset.name, data)
-    check_same_data(distilled.manifest.dataset, dataset)
+    dataset = distilled.real_data(load_dataset(distilled.manifest.dataset.name, data))
     network = _network(distilled, arch, dataset)
     config, known = distilled.manifest.distill_config, distilled.known
     engine = make_engine(network, config.inner)
     judge = Judge(dataset, cast(SplitName, split))
-    scores: list[Score] = []
-    for protocol in PROTOCOLS:
-        n = count if protocol == "as-distilled" else min(count, RETRAINED)
-        starts = starts_to_score(network, config.network, known, "C", n)
-        scores += judge_all([judge], engine, starts, synthetic, order, protocol)
+    scores = scores_of(distilled, [judge], engine, count, synthetic, order)
     outputs = distilled.manifest.network.outputs
     real = compare([judge], dataset, config, engine, outputs, known, count) if baselines else {}
     if split == "test":
@@ -66,6 +63,20 @@ def assess(
         stamp(place, recorded)
         distilled = load(place)
     return Assessment(distilled, arch or distilled.manifest.network.arch, tuple(scores), real)
+
+
+def scores_of(
+    distilled: DistilledSet, judges: Sequence[Judge], engine: Engine, count: int, synthetic: Synthetic,
+    order: Sequence[int],
+) -> list[Score]:  # fmt: skip
+    """The scores of a set on several splits by each protocol, with networks C, `count` of them for the main one."""
+    scores: list[Score] = []
+    for protocol in distilled.protocols:
+        n = min(count, MOST.get(protocol, count))
+        starts = starts_to_score(engine.network, distilled.manifest.distill_config.network, distilled.known, "C", n)
+        shown = distilled.in_words(synthetic) if protocol == "decoded" else synthetic
+        scores += judge_all(judges, engine, starts, shown, order, protocol)
+    return scores
 
 
 def _network(distilled: DistilledSet, arch: str | None, dataset: Dataset) -> Network:

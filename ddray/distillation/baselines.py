@@ -71,7 +71,7 @@ def score(
     diverged = 0
     for i, start in enumerate(starts_to_score(engine.network, config.network, known, networks, n)):
         real = Synthetic(baseline.draws[i % len(baseline.draws)], baseline.labels, rates)
-        scores = judge_all(judges, engine, [start], real, order)
+        scores = judge_all(judges, engine, [start], real, order, first=i)
         diverged += scores[0].diverged
         for found, one in zip(accuracies, scores, strict=True):
             found.append(one.mean)

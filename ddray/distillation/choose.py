@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddray.data import Dataset
+from ddray.data import Dataset, RealData
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import check_problem, resolve_device
 from ddray.distillation.engine import has_compiler, make_engine
@@ -54,7 +54,7 @@ class _Found:
 
 
 def settle(
-    engine: EngineConfig, dataset: Dataset, arch: str, config: DistillConfig, *, trials: int = 1
+    engine: EngineConfig, dataset: RealData, arch: str, config: DistillConfig, *, trials: int = 1
 ) -> EngineConfig:
     """The engine record with nothing left open.
 
@@ -73,6 +73,7 @@ def settle(
     left_open = {key for key in PLAIN if getattr(engine, key) == "auto"}
     if not left_open:
         return engine
+    dataset = dataset.presented(config.data.text)
     network, outputs = check_problem(dataset, arch, config)
     carries = 4 * network.size * config.seen_steps
     work = trials * config.outer.steps * config.outer.networks * config.inner_steps

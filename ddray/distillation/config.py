@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from ddray.data.dataset import TextOptions
 from ddray.errors import RequestError
 from ddray.networks import Law
 
@@ -25,6 +26,7 @@ Positive = Annotated[float, Number, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Finite = Annotated[float, Number, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Count = Annotated[int, Number, Field(ge=1, le=10_000_000)]
 Few = Annotated[int, Number, Field(ge=1, le=10_000)]
+Vocabulary = Annotated[int, Number, Field(ge=3, le=1_000_000)]
 
 
 class Record(BaseModel):
@@ -37,6 +39,16 @@ class DataConfig(Record):
     """How real examples are presented to the outer loss."""
 
     augment: bool = True  # use the dataset's own augmentation, where it has one
+    vocab_size: Annotated[Vocabulary | None, Number] = None  # text: words known; None: 10,000 at most
+    max_length: Annotated[Few | None, Number] = None  # text: words of a sentence; None: what 95 % of them fit in
+    embedding_dim: Annotated[Few | None, Number] = None  # text: of learned word vectors; a file has its own. None: 100
+    # auto: GloVe's file of that dimension if it is on disk, else learned from the training texts
+    vectors: str = "auto"  # text: learned, a GloVe name or a file, or several joined by +; auto: see above
+
+    @property
+    def text(self) -> TextOptions:
+        """What a text dataset is asked for."""
+        return TextOptions(self.vocab_size, self.max_length, self.embedding_dim, self.vectors)
 
 
 class NetworkConfig(Record):

@@ -16,8 +16,10 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
 
-from ddray.data import Dataset
+from ddray.data import Corpus, Dataset, RealData, TextDataset
 from ddray.data import load as load_dataset
+from ddray.data.words import WordTable
+from ddray.distillation.decode import nearest_words, write_listing
 from ddray.distillation.engine import make_engine
 from ddray.distillation.evaluate import (
     Judge,
@@ -28,7 +30,8 @@ from ddray.distillation.evaluate import (
     starts_to_score,
 )
 from ddray.distillation.manifest import FORMAT, DatasetRecord, Manifest, checksum, seal
-from ddray.distillation.streams import generator
+from ddray.distillation.preview import draw
+from ddray.distillation.streams import generator, seed_of
 from ddray.distillation.unroll import Synthetic, train_as_distilled
 from ddray.errors import RequestError
 from ddray.networks import ARCHITECTURES, Network, build
@@ -46,6 +49,7 @@ class DistilledSet:
         rates: [T] positive learning rates, one for each inner step.
         known: [starts, P] initial weights of a `fixed` network source, else None.
         manifest: everything else.
+        vectors: for text, the vector of each word, [V, D]; else None.
 
     """
 
@@ -54,6 +58,7 @@ class DistilledSet:
     rates: Tensor
     known: Tensor | None
     manifest: Manifest
+    vectors: Tensor | None = None
 
     @property
     def stored_samples(self) -> int:
@@ -75,8 +80,9 @@ class DistilledSet:
         directory = Path(directory)
         refuse_foreign(directory)
         tensors = {"inputs": self.inputs, "labels": self.labels, "rates": self.rates}
-        if self.known is not None:
-            tensors["known"] = self.known
+        tensors |= {
+            name: kept for name, kept in (("known", self.known), ("vectors", self.vectors)) if kept is not None
+        }
         data = write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         directory.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
@@ -132,7 +138,7 @@ class DistilledSet:
             start = built.draw(record.law, record.gain, generator("train", seed))
         synthetic, order = self.schedule(rate, epochs)
         step = make_engine(built, self.manifest.distill_config.inner).step
-        return built.install(train_as_distilled(step, start, synthetic, order))
+        return built.install(train_as_distilled(step, start, synthetic, order, seed_of("train dropout", seed)))
 
     def schedule(self, rate: float | None = None, epochs: int | None = None) -> tuple[Synthetic, tuple[int, ...]]:
         """The set and its step order, as recorded or with another constant rate and number of epochs.
@@ -161,7 +167,7 @@ class DistilledSet:
         nets: int | None = None,
         split: SplitName = "validation",
         *,
-        dataset: Dataset | None = None,
+        dataset: RealData | None = None,
         data: Path | None = None,
         network: nn.Module | None = None,
         protocol: Protocol = "as-distilled",
@@ -175,7 +181,8 @@ class DistilledSet:
             split: "validation" or "test".
             dataset: the real data; loaded by name if not given, from `data` if that is given.
             network: a module to train in place of the one that the manifest names.
-            protocol: "as-distilled" replays the recorded steps and rates; "retrain" is ordinary SGD on the samples.
+            protocol: "as-distilled" replays the recorded steps and rates; "retrain" is ordinary SGD on the samples;
+                "decoded", for text, replays them on the words nearest to the distilled ones.
             rate: with "as-distilled", one rate for all steps in place of the recorded ones.
             epochs: with "as-distilled" and `rate`, other passes over the set than recorded.
 
@@ -183,15 +190,53 @@ class DistilledSet:
             RequestError: data other than the set was made from, or more networks than there are known starts.
 
         """
-        real = dataset or load_dataset(self.manifest.dataset.name, data)
-        check_same_data(self.manifest.dataset, real)
+        real = self.real_data(dataset or load_dataset(self.manifest.dataset.name, data))
         built = self.build_network(network)
         count = self.networks_to_score(nets)
         config = self.manifest.distill_config
         synthetic, order = self.schedule(rate, epochs)
+        synthetic = self.in_words(synthetic) if protocol == "decoded" else synthetic
         starts = starts_to_score(built, config.network, self.known, "C", count)
         engine = make_engine(built, config.inner)
         return Judge(real.to(self.inputs.device), split).score(engine, starts, synthetic, order, protocol)
+
+    def real_data(self, loaded: RealData) -> Dataset:
+        """Real data as the set's networks are shown it: for text, by the set's own words and vectors.
+
+        Raises:
+            RequestError: not, byte for byte, the data that the set was made from.
+
+        """
+        check_same_data(self.manifest.dataset, loaded)
+        options, text = self.manifest.distill_config.data.text, self.manifest.text
+        if text is None or self.vectors is None:
+            return loaded.presented(options)
+        corpus = loaded.corpus if isinstance(loaded, TextDataset) else loaded
+        if not isinstance(corpus, Corpus):
+            raise RequestError("dataset", loaded.name, "text, as the set is")
+        table = WordTable(text.words, self.vectors.cpu().numpy(), text.vectors)
+        return corpus.presented_with(table, text.max_length, options)
+
+    def in_words(self, synthetic: Synthetic) -> Synthetic:
+        """A synthetic set of this set's sentences with every position replaced by the vector of the nearest word.
+
+        Raises:
+            RequestError: the set is not text.
+
+        """
+        if self.vectors is None:
+            raise RequestError("protocol", "decoded", "for text alone")
+        return replace(synthetic, inputs=self.vectors[nearest_words(synthetic.inputs, self.vectors)[0][..., 0]])
+
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        """The ways in which a set like this is scored."""
+        return ("as-distilled", "retrain") if self.vectors is None else ("as-distilled", "retrain", "decoded")
+
+    @property
+    def preview_suffix(self) -> str:
+        """The file in which a set like this is looked at."""
+        return ".png" if self.vectors is None else ".txt"
 
     def networks_to_score(self, nets: int | None) -> int:
         """The number of networks of a score; refuses to draw more than a known source has."""
@@ -205,10 +250,8 @@ class DistilledSet:
         return len(self.known)
 
     def preview(self, file: Path | str) -> Path:
-        """Draw the synthetic examples with their labels into `file` (.png, .pdf, .svg)."""
-        from ddray.distillation.preview import draw
-
-        return draw(self, Path(file))
+        """Show the synthetic examples with their labels: images in a .png, .pdf or .svg, sentences in a .txt as words."""
+        return draw(self, Path(file)) if self.vectors is None else write_listing(self, Path(file))
 
 
 def load(directory: Path | str) -> DistilledSet:
@@ -237,7 +280,9 @@ def load(directory: Path | str) -> DistilledSet:
         _check_tensors(manifest, tensors)
     except (ValidationError, SafetensorError, KeyError, ValueError) as error:
         raise RequestError("set", str(directory), f"not a distilled set: {_reason(error)}") from None
-    return DistilledSet(tensors["inputs"], tensors["labels"], tensors["rates"], tensors.get("known"), manifest)
+    return DistilledSet(
+        tensors["inputs"], tensors["labels"], tensors["rates"], tensors.get("known"), manifest, tensors.get("vectors")
+    )
 
 
 def stamp(directory: Path, manifest: Manifest) -> None:
@@ -250,10 +295,11 @@ def stamp(directory: Path, manifest: Manifest) -> None:
     Path(name).replace(directory / MANIFEST)
 
 
-def check_same_data(record: DatasetRecord, dataset: Dataset) -> None:
+def check_same_data(record: DatasetRecord, dataset: RealData) -> None:
     """Refuse data whose splits are not, byte for byte, those that a set was made from."""
+    found = dataset.digests()
     for split, digest in record.digests.items():
-        if dataset.digests()[split] != digest:
+        if found[split] != digest:
             raise RequestError("dataset", dataset.name, f"its {split} split is not the one this set was made from")
 
 
@@ -277,10 +323,17 @@ def _check_tensors(manifest: Manifest, tensors: dict[str, Tensor]) -> None:
         (labels, (steps, samples, manifest.network.outputs)),
         (rates, (len(manifest.step_order),)),
     ]
+    if manifest.text is not None:
+        expected.append((tensors["vectors"], (len(manifest.text.words), manifest.dataset.input_shape[1])))
     if any(tuple(tensor.shape) != shape for tensor, shape in expected) or max(manifest.step_order) >= steps:
         raise ValueError("tensors and manifest disagree about shapes")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         raise ValueError("a tensor holds numbers that are not finite")
+
+
+def vectors_of(dataset: Dataset) -> Tensor | None:
+    """The vectors that go into a set made from a dataset: those of a text."""
+    return torch.from_numpy(dataset.table.vectors.copy()) if isinstance(dataset, TextDataset) else None
 
 
 def refuse_foreign(directory: Path) -> None:

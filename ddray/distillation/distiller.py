@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddray.data import Dataset
+from ddray.data import RealData
 from ddray.distillation.clip import Clip
 from ddray.distillation.config import DistillConfig, EngineConfig, OuterConfig
 from ddray.distillation.engine import make_engine
@@ -54,13 +54,13 @@ class Distiller:
     """
 
     def __init__(
-        self, dataset: Dataset, arch: str, config: DistillConfig, *, seed: int = 0, engine: EngineConfig | None = None
+        self, dataset: RealData, arch: str, config: DistillConfig, *, seed: int = 0, engine: EngineConfig | None = None
     ) -> None:
         self.config, self.arch, self.seed, self.engine = config, arch, seed, engine or EngineConfig()
         self.device = torch.device(resolve_device(self.engine.device))
         if self.engine.threads:
             torch.set_num_threads(self.engine.threads)
-        self.dataset = dataset.to(self.device)
+        self.dataset = dataset.presented(config.data.text).to(self.device)
         self.network, self.outputs = check_problem(dataset, arch, config)
         self.network.to(self.device)
         self._engine = make_engine(self.network, config.inner, self.engine)
@@ -263,13 +263,14 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def check_problem(dataset: Dataset, arch: str, config: DistillConfig) -> tuple[Network, int]:
+def check_problem(dataset: RealData, arch: str, config: DistillConfig) -> tuple[Network, int]:
     """The network, and its number of outputs, if dataset, architecture and settings go together.
 
     Raises:
         RequestError: the first setting that the dataset or the network cannot take.
 
     """
+    dataset = dataset.presented(config.data.text)
     network = build(arch, dataset.input_shape, dataset.classes, config.network.args)
     with torch.no_grad():
         outputs = int(network(network.flatten(), torch.zeros((2, *dataset.input_shape))).shape[1])

@@ -72,7 +72,8 @@ def make_engine(network: Network, inner: InnerConfig | None = None, config: Engi
             return InnerStep(network, inner, several=several, layout=layout)
         return TracedStep(network, inner, several=several, layout=layout, compiled=config.compile == "max")
 
-    batch = config.networks == "batch" and not network.stochastic  # vmap cannot give each its own seeded masks
+    # vmap cannot give each its own seeded masks, and the second derivative of torch's batch norm is wrong under it (its issue 534).
+    batch = config.networks == "batch" and not (network.stochastic or network.mixes_examples)
     return Engine(
         step(several=False),
         step(several=True) if batch else None,

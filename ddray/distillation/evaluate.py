@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -19,10 +19,10 @@ from ddray.distillation.streams import NetworkSet, generator, network_generator,
 from ddray.distillation.unroll import Synthetic, train_as_distilled
 from ddray.networks import Network
 
-Protocol = Literal["as-distilled", "retrain"]
-PROTOCOLS: tuple[Protocol, ...] = ("as-distilled", "retrain")
-RETRAINED = 5
-"""The most networks that are retrained: hundreds of epochs each, where a recorded schedule has a few steps."""
+Protocol = Literal["as-distilled", "retrain", "decoded"]
+"""The recorded schedule; ordinary training; the recorded schedule on the words nearest to what was distilled."""
+MOST: dict[Protocol, int] = {"retrain": 5, "decoded": 20}
+"""The most networks of the lesser scores: retraining takes hundreds of epochs, where a recorded schedule has a few steps."""
 SplitName = Literal["validation", "test"]
 _CHUNK = 512
 
@@ -123,7 +123,7 @@ def retrain(
 
 
 class Judge:
-    """One split of a dataset, normalised once, on which any number of networks are judged.
+    """One split of a dataset on which any number of networks are judged; normalised once, unless it would fill memory.
 
     The examples lie in a shuffled order that is always the same: to a network with batch statistics, a chunk of one class
     would look like nothing it was trained on.
@@ -133,7 +133,10 @@ class Judge:
         self.split = split
         part = dataset.split(split)
         order = torch.randperm(len(part.y), generator=generator("judge", split)).to(part.y.device)
-        self.x, self.y = dataset.normalise(part.x[order.to(part.x.device)]), part.y[order]
+        self.x, self.y = part.x[order.to(part.x.device)], part.y[order]
+        self._show: Callable[[Tensor], Tensor] | None = dataset.normalise
+        if not dataset.expands:
+            self.x, self._show = dataset.normalise(self.x), None
 
     @torch.no_grad()
     def accuracy(self, network: Network, weights: Tensor) -> float:
@@ -141,7 +144,7 @@ class Judge:
         if not bool(torch.isfinite(weights).all()):
             return 0.0
         right: int = sum(
-            int((predictions(network(weights, x)) == y).sum())
+            int((predictions(network(weights, x if self._show is None else self._show(x))) == y).sum())
             for x, y in zip(self.x.split(_CHUNK), self.y.split(_CHUNK), strict=True)
         )
         return right / len(self.y)
@@ -165,11 +168,15 @@ def judge_all(
     synthetic: Synthetic,
     order: Sequence[int],
     protocol: Protocol = "as-distilled",
+    first: int = 0,
 ) -> tuple[Score, ...]:
-    """Train a network from each start on the set, once, and summarise their accuracies on several splits."""
+    """Train a network from each start on the set, once, and summarise their accuracies on several splits.
+
+    Network i of them is number `first` + i: its dropout masks follow from that.
+    """
     accuracies: list[list[float]] = [[] for _ in judges]
     diverged = 0
-    for weights in _trained(engine, starts, synthetic, order, protocol):
+    for weights in _trained(engine, starts, synthetic, order, protocol, first):
         diverged += not bool(torch.isfinite(weights).all())
         for judge, found in zip(judges, accuracies, strict=True):
             found.append(judge.accuracy(engine.network, weights))
@@ -180,13 +187,13 @@ def judge_all(
 
 
 def _trained(
-    engine: Engine, starts: Iterable[Tensor], synthetic: Synthetic, order: Sequence[int], protocol: Protocol
+    engine: Engine, starts: Iterable[Tensor], synthetic: Synthetic, order: Sequence[int], protocol: Protocol, first: int
 ) -> Iterator[Tensor]:
     if protocol == "retrain":
         yield from (retrain(engine.network, start, synthetic) for start in starts)
         return
-    for step, start in engine.groups(starts):
-        weights = train_as_distilled(step, start, synthetic, order)
+    for group, (step, start) in enumerate(engine.groups(starts)):
+        weights = train_as_distilled(step, start, synthetic, order, seed_of("evaluation dropout", first + group))
         yield from weights.unbind() if weights.dim() == 2 else [weights]
 
 

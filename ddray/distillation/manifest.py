@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from ddray.data import Dataset
+from ddray.data import Dataset, TextDataset
 from ddray.distillation.config import DistillConfig, Record
 from ddray.distillation.evaluate import Score
 from ddray.networks import Law
 
-FORMAT = 1
+FORMAT = 2
+"""2 knows text; sets of format 1 have none."""
 
 
 class DatasetRecord(Record):
@@ -38,6 +39,23 @@ class DatasetRecord(Record):
             mean=dataset.mean,
             std=dataset.std,
         )
+
+
+class TextRecord(Record):
+    """How real sentences become what a network is shown: the vectors themselves are among the tensors."""
+
+    words: tuple[str, ...]  # the first two stand for padding and for a word that is not among the others
+    max_length: int
+    vectors: str  # "learned", or the name of a file
+    vectors_sha256: str  # over words and vectors
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> TextRecord | None:
+        """Describe a dataset, if it is text."""
+        if not isinstance(dataset, TextDataset):
+            return None
+        table = dataset.table
+        return cls(words=table.words, max_length=dataset.length, vectors=table.source, vectors_sha256=table.digest())
 
 
 class NetworkRecord(Record):
@@ -68,6 +86,7 @@ class Manifest(Record):
     seed: int
     outer_step: int  # the outer step at which this set was chosen
     outer_steps: int  # outer steps done
+    text: TextRecord | None = None
     scores: tuple[Score, ...] = ()
     baselines: dict[str, tuple[Score, ...]] = {}
     versions: dict[str, str] = {}
@@ -93,6 +112,7 @@ def label_kind(config: DistillConfig) -> Literal["hard", "soft", "softmax"]:
 
 def seal(manifest: Manifest, tensors: bytes) -> Manifest:
     """The manifest with the SHA-256 over the tensor file and over everything else it says."""
+    manifest = manifest.model_copy(update={"format": FORMAT})
     return manifest.model_copy(update={"sha256": checksum(manifest.model_dump(mode="json"), tensors)})
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ddray.data import Dataset
+from ddray.data import Dataset, RealData
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import check_problem
 from ddray.distillation.engine import Engine, make_engine
@@ -31,6 +31,7 @@ PROCESS = 700 * 2**20
 """A process that has imported torch and ddray and taken a step."""
 FEW = 2 * 2**30
 """Bytes that any machine has for a trial: work that clearly takes less is not looked at more closely."""
+_SHOWN = 8  # bytes of a real batch for each of its numbers where they are looked up: float32, beside the batch before
 JUDGED = 512  # real examples that a network is scored on at a time
 
 
@@ -57,13 +58,14 @@ class Footprint:
         return self.weights + self.graphs + self.passing + self.set
 
 
-def footprint(dataset: Dataset, arch: str, config: DistillConfig, engine: EngineConfig) -> Footprint:
+def footprint(dataset: RealData, arch: str, config: DistillConfig, engine: EngineConfig) -> Footprint:
     """Predict the memory of a distillation whose engine record is settled.
 
     Raises:
         RequestError: dataset, architecture and settings do not go together.
 
     """
+    dataset = dataset.presented(config.data.text)
     network, outputs = check_problem(dataset, arch, config)
     made = make_engine(network, config.inner, engine)
     samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
@@ -87,11 +89,11 @@ def footprint(dataset: Dataset, arch: str, config: DistillConfig, engine: Engine
             together * (_outer(made, dataset, config) - (longest - last) * saved),
             _judging(made, dataset) - together * longest * saved,
         ),
-        set=8 * stored + 6 * batch + 4 * network.size * (1 + known),
+        set=8 * stored + (_SHOWN if dataset.expands else 6) * batch + 4 * network.size * (1 + known) + _own(dataset),
     )
 
 
-def check_memory(dataset: Dataset, arch: str, config: DistillConfig, engine: EngineConfig) -> int:
+def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: EngineConfig) -> int:
     """Refuse an unroll that cannot fit into this machine's memory.
 
     Returns:
@@ -101,6 +103,7 @@ def check_memory(dataset: Dataset, arch: str, config: DistillConfig, engine: Eng
         RequestError: it needs more than there is; says how much, and what would need less.
 
     """
+    dataset = dataset.presented(config.data.text)
     if engine.adjoint == "auto":
         engine = engine.model_copy(update={"adjoint": "recompute"})
     on_card = engine.device.startswith("cuda")
@@ -174,6 +177,13 @@ def alive_at_once(graph: fx.GraphModule, kept: Sequence[fx.Node] = ()) -> int:
         most = max(most, alive)
         alive -= leaving.get(position, 0)
     return most
+
+
+def _own(dataset: Dataset) -> int:
+    """Bytes of examples that a process keeps for itself: texts of the length asked for, where images are shared."""
+    if not dataset.expands:
+        return 0
+    return sum(s.x.numel() * s.x.element_size() for s in (dataset.train, dataset.validation, dataset.test))
 
 
 def _bytes(node: fx.Node) -> int:

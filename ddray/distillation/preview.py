@@ -18,7 +18,7 @@ _CELL_INCHES, _TITLE_INCHES = 1.15, 0.3
 
 
 def draw(distilled: DistilledSet, file: Path) -> Path:
-    """Draw up to 20 rows of samples (a row is a minibatch, or ten samples of one) into `file`, by its suffix.
+    """Draw images: up to 20 rows of samples (a row is a minibatch, or ten samples of one) into `file`, by its suffix.
 
     Raises:
         RequestError: a suffix that cannot be drawn.
@@ -50,8 +50,8 @@ def draw(distilled: DistilledSet, file: Path) -> Path:
         text = caption(labels[index], distilled.manifest.dataset.class_names)
         axis.text(left + width / 2, bottom - height - 1, text, fontsize=6, ha="center", va="bottom")
     axis.imshow(canvas.numpy(), interpolation="nearest", aspect="auto")
-    title = _title(distilled, shown=min(len(images), rows * columns))
-    figure.suptitle(title, fontsize=8, y=1 - 0.25 * _TITLE_INCHES / inches[1])
+    heading = title(distilled, shown=min(len(images), rows * columns))
+    figure.suptitle(heading, fontsize=8, y=1 - 0.25 * _TITLE_INCHES / inches[1])
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.tmp")
     try:
@@ -85,7 +85,8 @@ def caption(label: Tensor, class_names: tuple[str, ...]) -> str:
     return "\n".join(f"{class_names[c]}: {w:z.1f}" for w, c in zip(weights.tolist(), classes.tolist(), strict=True))
 
 
-def _title(distilled: DistilledSet, shown: int) -> str:
+def title(distilled: DistilledSet, shown: int) -> str:
+    """What a set is of, in one line."""
     record = distilled.manifest
     count = f"{distilled.stored_samples} samples" if shown == distilled.stored_samples else (
         f"{shown} of {distilled.stored_samples} samples"

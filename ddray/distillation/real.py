@@ -9,6 +9,8 @@ from ddray.data import Dataset
 from ddray.distillation.outer import RealBatch
 from ddray.distillation.streams import generator, seed_of
 
+_PART = 512  # examples to look up at a time
+
 
 class RealBatches:
     """The real minibatch of every outer step: shuffled epochs over the training split, the rest of each left out."""
@@ -52,5 +54,11 @@ def real_samples(dataset: Dataset, classes: Tensor, steps: int, generator: torch
 
 def class_averages(dataset: Dataset, classes: Tensor, steps: int) -> Tensor:
     """The mean normalised training example of each given class, the same for every step: [S, n, ...]."""
-    means = {c: dataset.normalise(dataset.train.x[dataset.train.y == c]).mean(0) for c in classes.unique().tolist()}
+    means = {c: _mean(dataset, dataset.train.x[dataset.train.y == c]) for c in classes.unique().tolist()}
     return torch.stack([means[c] for c in classes.tolist()]).expand(steps, *([-1] * (1 + len(dataset.input_shape))))
+
+
+def _mean(dataset: Dataset, x: Tensor) -> Tensor:
+    if not dataset.expands:
+        return dataset.normalise(x).mean(0)
+    return torch.stack([dataset.normalise(part).sum(0) for part in x.split(_PART)]).sum(0) / len(x)

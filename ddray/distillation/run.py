@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddray.data import Dataset
+from ddray.data import RealData
 from ddray.data import load as load_dataset
 from ddray.distillation import state
 from ddray.distillation.choose import settle
 from ddray.distillation.config import DistillConfig, EngineConfig
-from ddray.distillation.distilled_set import DistilledSet
+from ddray.distillation.distilled_set import DistilledSet, vectors_of
 from ddray.distillation.distiller import Distiller
 from ddray.distillation.evaluate import Score
-from ddray.distillation.manifest import DatasetRecord, Manifest, NetworkRecord, installed_versions, label_kind
+from ddray.distillation.manifest import (
+    DatasetRecord,
+    Manifest,
+    NetworkRecord,
+    TextRecord,
+    installed_versions,
+    label_kind,
+)
 from ddray.distillation.memory import check_memory
 from ddray.errors import Diverged
 
@@ -32,7 +39,7 @@ class Progress:
 
 
 def distill(
-    dataset: str | Dataset,
+    dataset: str | RealData,
     arch: str,
     config: Mapping[str, Any] | DistillConfig | None = None,
     *,
@@ -48,7 +55,7 @@ def distill(
     in its manifest is a new one, with networks B.
 
     Args:
-        dataset: a name that `ddray.data.load` knows, or a Dataset.
+        dataset: a name that `ddray.data.load` knows, a Dataset, or a Corpus of texts.
         arch: an architecture's name or dotted path.
         config: dotted keys with their values, or a whole configuration.
         seed: decides everything random.
@@ -132,6 +139,7 @@ def artefact(distiller: Distiller, scores: tuple[Score, ...] = ()) -> DistilledS
         outer_step=distiller.best.step if distiller.best else distiller.step,
         outer_steps=distiller.step,
         scores=scores,
+        text=TextRecord.of(distiller.dataset),
         versions=installed_versions(),
     )
     return DistilledSet(
@@ -140,4 +148,5 @@ def artefact(distiller: Distiller, scores: tuple[Score, ...] = ()) -> DistilledS
         synthetic.rates.detach().clone(),
         None if distiller.known is None else distiller.known.clone(),
         manifest,
+        vectors_of(distiller.dataset),
     )

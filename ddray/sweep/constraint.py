@@ -23,8 +23,11 @@ class Problem:
 
 
 def stored_bytes(config: DistillConfig, problem: Problem) -> int:
-    """Bytes of inputs, labels and rates in float32; a fixed network's weights come on top."""
-    sample = math.prod(problem.input_shape) + outputs_for(problem.classes)
+    """Bytes of inputs, labels and rates in float32; a fixed network's weights and word vectors come on top."""
+    shape = problem.input_shape
+    if len(shape) == 2:  # text: of what length and dimension, the configuration may say
+        shape = config.data.max_length or shape[0], config.data.embedding_dim or shape[1]
+    sample = math.prod(shape) + outputs_for(problem.classes)
     return 4 * (config.stored_samples(problem.classes) * sample + config.inner_steps)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from ddray.data import Dataset
+from ddray.data import RealData
 from ddray.distillation.config import EngineConfig
 from ddray.errors import RequestError
 from ddray.sweep.searcher import StudyScheduler, StudySearcher
@@ -43,7 +43,7 @@ class Cluster:
 
 
 def execute(
-    arch: str, engine: EngineConfig, dataset: Dataset, study: SweepStudy, directory: Path, cluster: Cluster, *,
+    arch: str, engine: EngineConfig, dataset: RealData, study: SweepStudy, directory: Path, cluster: Cluster, *,
     target: int, time_budget: float | None, record: Callable[[int], None], import_paths: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Take up the study's unfinished trials and run new ones until it has `target`, or the time is over.

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from optuna.trial import FrozenTrial
 
-from ddray.data import Dataset
+from ddray.data import RealData
 from ddray.errors import RecordError, RequestError
 from ddray.sweep.execute import checkpoints
 from ddray.sweep.space import suggest
@@ -36,7 +36,7 @@ class Projection:
     """
 
     def __init__(
-        self, tracking_uri: str, spec: SweepSpec, study: SweepStudy, directory: Path, dataset: Dataset
+        self, tracking_uri: str, spec: SweepSpec, study: SweepStudy, directory: Path, dataset: RealData
     ) -> None:
         self._spec, self._study, self._directory = spec, study, directory
         self._failed = False

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ddray.data import Dataset, load
+from ddray.data import RealData, load
 from ddray.distillation.choose import PLAIN, settle
 from ddray.distillation.config import EngineConfig, parse
 from ddray.distillation.distiller import resolve_device
@@ -61,7 +61,7 @@ class Prepared:
 
     request: SweepRequest
     spec: SweepSpec
-    dataset: Dataset
+    dataset: RealData
     engine: EngineConfig
     resources: Resources
     memory: int  # bytes of the largest trial; 0: few enough not to count
@@ -228,7 +228,7 @@ def _resources(spec: SweepSpec, request: SweepRequest, known: Mapping[str, Any])
 
 
 def _engine(
-    spec: SweepSpec, dataset: Dataset, trials: int, resources: Resources, address: str | None, known: Mapping[str, Any]
+    spec: SweepSpec, dataset: RealData, trials: int, resources: Resources, address: str | None, known: Mapping[str, Any]
 ) -> EngineConfig:
     """The engine record with nothing left open: written down once, kept by every trial and resume."""
     if "engine" in known:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ddray.data import Dataset
+from ddray.data import RealData
 from ddray.distillation.config import (
     DistillConfig,
     EngineConfig,
@@ -98,7 +98,7 @@ class SweepSpec:
         numbers = {p.key: end(p.extremes()) for p in self.parameters if p.kind != "choice"}
         return self.config({**self.fixed, **numbers})
 
-    def check(self, dataset: Dataset) -> None:
+    def check(self, dataset: RealData) -> None:
         """Hold every end and every choice of the space against the dataset and the network.
 
         Raises:
@@ -133,7 +133,7 @@ class SweepSpec:
             where = f"search.{key}" if searched else key
             raise RequestError(where, widest, f"at most the {shortest} inner steps of the space's shortest unroll")
 
-    def _check(self, dataset: Dataset, settings: Mapping[str, Any]) -> None:
+    def _check(self, dataset: RealData, settings: Mapping[str, Any]) -> None:
         try:
             check_problem(dataset, self.file.arch, self.config(settings))
         except RequestError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ray import tune
 
-from ddray.data import Dataset
+from ddray.data import RealData
 from ddray.distillation import state
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import Distiller
@@ -37,7 +37,7 @@ class DistillTrial(tune.Trainable):
     an earlier run of the sweep to take the trial up from, the latest first.
     """
 
-    def setup(self, config: dict[str, Any], *, dataset: Dataset, context: TrialContext) -> None:  # type: ignore[override]
+    def setup(self, config: dict[str, Any], *, dataset: RealData, context: TrialContext) -> None:  # type: ignore[override]
         """Build the distiller, and take up the latest earlier checkpoint that can be read."""
         sys.path.extend(path for path in context.import_paths if path not in sys.path)
         self._dataset, self._context = dataset, context

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from optuna.trial import FrozenTrial
 
-from ddray.data import Dataset
+from ddray.data import RealData
+from ddray.distillation.assess import scores_of
 from ddray.distillation.baselines import compare
 from ddray.distillation.distilled_set import DistilledSet, load
 from ddray.distillation.distiller import check_problem
 from ddray.distillation.engine import make_engine
-from ddray.distillation.evaluate import PROTOCOLS, RETRAINED, Judge, Score, judge_all, starts_to_score
+from ddray.distillation.evaluate import Judge
 from ddray.distillation.streams import NETWORKS
 from ddray.errors import RequestError
 from ddray.sweep.execute import checkpoints
@@ -49,7 +50,7 @@ class Outcome:
     registered: Registered | None
 
 
-def confirm(study: SweepStudy, directory: Path, dataset: Dataset, projection: Projection, tracking_uri: str) -> Outcome:
+def confirm(study: SweepStudy, directory: Path, dataset: RealData, projection: Projection, tracking_uri: str) -> Outcome:
     """Confirm and register the winner of a sweep that has ended; done before, it is not done (nor tested) again."""
     trials, winner = study.counted(), study.best()
     if winner is None:
@@ -61,35 +62,32 @@ def confirm(study: SweepStudy, directory: Path, dataset: Dataset, projection: Pr
         distilled = measure(found, dataset)
         distilled.save(place)
     study.study.set_user_attr("winner", winner.number)
-    picture = distilled.preview(directory / f"{WINNER}.png")
+    picture = distilled.preview(directory / f"{WINNER}{distilled.preview_suffix}")
     registered = register(tracking_uri, projection.recorder.run_id(winner.number), place)
     confirmed = {f"{s.split}_accuracy": s.mean for s in distilled.manifest.scores if s.protocol == "as-distilled"}
-    retrained = {f"{s.split}_accuracy_retrain": s.mean for s in distilled.manifest.scores if s.protocol == "retrain"}
-    projection.close("finished", confirmed | retrained)
+    lesser = {f"{s.split}_accuracy_{s.protocol}": s.mean for s in distilled.manifest.scores if s.protocol != "as-distilled"}
+    projection.close("finished", confirmed | lesser)
     return Outcome(directory.name, tracking_uri, trials, winner, distilled, place, picture, registered)
 
 
-def measure(distilled: DistilledSet, dataset: Dataset) -> DistilledSet:
+def measure(distilled: DistilledSet, dataset: RealData) -> DistilledSet:
     """The set with its confirmed scores on the validation and test splits, by networks C, and those of real samples.
 
     This is the one look at the test split.
     """
     config, known = distilled.manifest.distill_config, distilled.known
     # By the sweep's own search space, which may name a network that is not ours.
-    network, outputs = check_problem(dataset, distilled.manifest.network.arch, config)
+    real = distilled.real_data(dataset)
+    network, outputs = check_problem(real, distilled.manifest.network.arch, config)
     engine = make_engine(network, config.inner)
-    judges = [Judge(dataset, "validation"), Judge(dataset, "test")]
+    judges = [Judge(real, "validation"), Judge(real, "test")]
     count = NETWORKS["C"] if known is None else len(known)
-    scores: list[Score] = []
-    for protocol in PROTOCOLS:
-        n = count if protocol == "as-distilled" else min(count, RETRAINED)
-        starts = starts_to_score(network, config.network, known, "C", n)
-        scores += judge_all(judges, engine, starts, distilled.synthetic, distilled.manifest.step_order, protocol)
-    baselines = compare(judges, dataset, config, engine, outputs, known, count)
+    scores = scores_of(distilled, judges, engine, count, *distilled.schedule())
+    baselines = compare(judges, real, config, engine, outputs, known, count)
     manifest = distilled.manifest.model_copy(
         update={"scores": (*distilled.manifest.scores, *scores), "baselines": baselines}
     )
-    return DistilledSet(distilled.inputs, distilled.labels, distilled.rates, known, manifest)
+    return replace(distilled, manifest=manifest)
 
 
 def _finished_set(directory: Path, number: int) -> DistilledSet:

@@ -90,7 +90,7 @@ class Recorder:
         child.status = status
 
     def artefacts(self, number: int, directory: Path) -> None:
-        """Keep a recorded trial's distilled set, as `distilled_set`, and for images a picture of it, `preview.png`.
+        """Keep a recorded trial's distilled set, as `distilled_set`, and a preview: `preview.png` or, of text, `preview.txt`.
 
         Raises:
             RequestError: `directory` is not a distilled set.
@@ -104,9 +104,9 @@ class Recorder:
             return
         with quiet():
             self._client.log_artifacts(child.run_id, str(directory), "distilled_set")
-        if len(distilled.manifest.dataset.input_shape) == 3:
+        if distilled.vectors is not None or len(distilled.manifest.dataset.input_shape) == 3:
             with tempfile.TemporaryDirectory() as folder:
-                self._client.log_artifact(child.run_id, str(distilled.preview(Path(folder) / "preview.png")))
+                self._client.log_artifact(child.run_id, str(distilled.preview(Path(folder) / f"preview{distilled.preview_suffix}")))
         # Last, so that an upload that was cut short is done again.
         self._client.set_tag(child.run_id, "ddray.sha256", digest)
         child.tags["ddray.sha256"] = digest

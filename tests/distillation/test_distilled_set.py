@@ -128,8 +128,8 @@ def edit(place: Path, change: Callable[[dict[str, object]], None]) -> None:
 
 def test_a_newer_format_is_refused_as_such(made: DistilledSet, tmp_path: Path) -> None:
     place = made.save(tmp_path / "set")
-    edit(place, lambda fields: fields.update(format=2))
-    with pytest.raises(RequestError, match=r"format 2 is newer than 1: update ddray"):
+    edit(place, lambda fields: fields.update(format=3))
+    with pytest.raises(RequestError, match=r"format 3 is newer than 2: update ddray"):
         load(place)
 
 
