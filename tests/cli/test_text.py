@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import Run
+from command_line import ROOT, Run, python
 
 FEW = (
     "data.max_length=6",
@@ -109,20 +110,33 @@ def test_images_have_no_length_of_a_sentence(refused: Callable[..., str]) -> Non
     assert "data.max_length: 9 is refused: for text alone" in said
 
 
-def test_texts_are_searched_by_length_and_vocabulary(run: Run, table: str, work: Path) -> None:
-    space = f"""\
-dataset: {json.dumps(table)}
+SPACE = """\
+dataset: {table}
 arch: TextConvNet
 fixed: {{data.embedding_dim: 8, outer.steps: 4, outer.batch: 16, synthetic.steps: 1, synthetic.epochs: 1, outer.score_every: 2}}
 search:
-  data.max_length: {{int: [5, 6]}}
+  data.max_length: {{int: [{shortest}, 6]}}
   data.vocab_size: {{choice: [4, 20]}}
+constraints: [stored_bytes <= 500]
 trials: 2
 """
-    (work / "space.yaml").write_text(space, encoding="utf-8")
-    code, out, err = run("search", "space.yaml", "--dry-run")
+
+
+def test_texts_are_searched_by_length_and_vocabulary(run: Run, table: str, work: Path, migrated: Path) -> None:
+    shutil.copy(migrated, work / "mlflow.db")
+    (work / "space.yaml").write_text(SPACE.format(table=json.dumps(table), shortest=5), encoding="utf-8")
+    ran = python(ROOT / "run_search.py", "space.yaml", "--name", "films", "--tracking-uri", "sqlite:///mlflow.db", cwd=work)
+    assert ran.returncode == 0, ran.stderr
+    assert "decoded to words" in ran.stdout and "2 finished" in ran.stdout
+    assert "sentence 2 ·" in (work / "sweeps/films/best.txt").read_text(encoding="utf-8")
+    code, out, err = run("best", "--dataset", table, "--arch", "TextConvNet", "--tracking-uri", "sqlite:///mlflow.db", "--out", "home")
     assert code == 0, err
-    assert "data.max_length" in out and "data.vocab_size" in out
-    (work / "space.yaml").write_text(space.replace("[5, 6]", "[4, 6]"), encoding="utf-8")
-    code, _, err = run("search", "space.yaml", "--dry-run")
-    assert code == 2 and "search.data.max_length: 4 is refused" in err
+    assert run("preview", "home")[1].startswith(table)
+
+
+def test_a_space_with_sentences_too_short_for_the_network_is_refused(run: Run, table: str, work: Path) -> None:
+    (work / "space.yaml").write_text(SPACE.format(table=json.dumps(table), shortest=4), encoding="utf-8")
+    code, out, err = run("search", "space.yaml", "--dry-run")
+    assert (code, out) == (2, "") and "search.data.max_length: 4 is refused" in err and len(err.splitlines()) == 1
+    code, _, err = run("search", "space.yaml", "--dry-run", "--set", "data.max_length=9")
+    assert code == 2 and "nothing in the space satisfies it" in err  # 2 × 9 × 8 numbers are more than 500 bytes

@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from ddray.distillation.baselines import KINDS, RATES, choose, compare
-from ddray.distillation.config import EngineConfig
+from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.engine import make_engine
 from ddray.distillation.evaluate import (
     Judge,
@@ -19,8 +20,9 @@ from ddray.distillation.labels import sample_classes
 from ddray.distillation.real import RealBatches, class_averages, real_samples
 from ddray.distillation.streams import NETWORKS, generator, network_generator, seed_of
 from ddray.distillation.unroll import advance, train_as_distilled
+from ddray.networks import Network
 
-from .problems import blobs, distiller
+from .problems import QUICK, blobs, distiller
 
 
 def test_the_three_sets_of_networks_are_disjoint_and_the_same_for_every_run() -> None:
@@ -83,6 +85,20 @@ def test_networks_side_by_side_score_as_one_by_one() -> None:
         for networks in ("loop", "batch")
     )
     assert together.accuracies == alone.accuracies
+
+
+def test_networks_that_drop_at_random_are_told_by_a_score_again_and_each_drops_its_own() -> None:
+    config = DistillConfig.from_flat(QUICK)
+    network = Network(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 3)))
+    run = distiller()
+    judge, start = Judge(run.dataset, "test"), network.draw("xavier", 1.0, generator("here"))
+    engine = make_engine(network, config.inner)
+    found = [
+        judge_all([judge], engine, [start] * 3, run.synthetic_now(), run.order, first=first)[0].accuracies
+        for first in (0, 0, 1)
+    ]
+    assert found[0] == found[1] and len(set(found[0])) > 1
+    assert found[2][:2] == found[0][1:]
 
 
 def test_two_splits_are_judged_by_the_same_networks() -> None:

@@ -1,0 +1,69 @@
+"""The table of distilled texts in docs/text.md, from the ledger: ours beside the seed's, and beside all of the data.
+
+    python benchmarks/text_table.py
+
+"Higher" is above the seed's figure by two standard errors of the difference: over networks where both have several, else over
+the test split's examples.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from typing import Any
+
+import yaml
+from reproduce import CONFIGS, LEDGER
+
+
+def main() -> int:
+    """Print the table as Markdown."""
+    last = {entry["row"]: entry for entry in map(json.loads, LEDGER.read_text(encoding="utf-8").splitlines())}
+    print("| row | sentences | validation | test | the seed | ours is | all data, test | decoded, test | minutes |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if "seed_results" in config and path.stem in last:
+            print(line(path.stem, config, last))
+    return 0
+
+
+def line(row: str, config: dict[str, Any], last: dict[str, Any]) -> str:
+    """One row of the table."""
+    run = last[row]["runs"][0]
+    full = last.get(f"full {config['dataset']} {config['arch']}")
+    theirs = "; ".join(figure(result) for result in config["seed_results"])
+    verdicts = [verdict(run["test"], result) for result in config["seed_results"]]
+    cells = [
+        row, str(config["samples"]), figure(run["validation"]), figure(run["test"]), theirs, "; ".join(verdicts),
+        f"{100 * full['runs'][0]['test']['mean']:.1f}" if full else "–",
+        figure(run["test decoded"]), f"{run['minutes']:.0f}",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def figure(result: dict[str, Any]) -> str:
+    """Mean ± standard deviation over networks, or one accuracy."""
+    mean = f"{100 * result['mean']:.1f}"
+    return f"{mean} ± {100 * result['std']:.1f}" if result.get("std") is not None else mean
+
+
+def verdict(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    """Whether ours is above theirs by two standard errors of the difference."""
+    difference = ours["mean"] - theirs["mean"]
+    error = math.hypot(standard_error(ours, ours["examples"]), standard_error(theirs, ours["examples"]))
+    if abs(difference) <= 2 * error:
+        return "not distinguished"
+    return "higher" if difference > 0 else "lower"
+
+
+def standard_error(result: dict[str, Any], examples: int) -> float:
+    """Of a mean over networks, or of one network's share of right answers."""
+    if result.get("std") is not None:
+        return float(result["std"] / math.sqrt(result["n"]))
+    return math.sqrt(result["mean"] * (1 - result["mean"]) / examples)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
