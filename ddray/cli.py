@@ -85,7 +85,7 @@ def distill(
     from ddray.distillation import EngineConfig
     from ddray.distillation import distill as distill_set
     from ddray.distillation.config import parse, split_engine
-    from ddray.distillation.distilled_set import refuse_foreign
+    from ddray.distillation.set_files import refuse_foreign
 
     config, engine = split_engine(assignments or ())
     settings = parse(EngineConfig, engine, "engine.")

@@ -11,8 +11,9 @@ import torch
 from ddray.data.dataset import Dataset, DatasetInfo
 from ddray.data.files import data_root
 from ddray.data.images import IMAGES, read_npz
-from ddray.data.sentences import Sentences, Source, parse_source, read_table
+from ddray.data.sentences import Sentences
 from ddray.data.splits import stratified_share
+from ddray.data.tables import Source, parse_source, read_table
 from ddray.data.text import Corpus, corpus, in_order
 from ddray.data.text_sets import imdb, sst5, trec
 from ddray.errors import RequestError

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from ddray.data.dataset import Dataset, Split, TextOptions, held_out, share
+from ddray.data.learned_vectors import learn_vectors
 from ddray.data.sentences import Sentences
-from ddray.data.vectors import find_vectors, glove_file, learn_vectors, read_vectors
+from ddray.data.vectors import find_vectors, glove_file, read_vectors
 from ddray.data.words import Lines, WordTable, number_words
 from ddray.errors import RequestError
 

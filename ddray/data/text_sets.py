@@ -107,9 +107,8 @@ def sst5(root: Path | None) -> Splits:
         MissingExtra: torchtext is not installed, and the files have to be downloaded.
 
     """
-    layouts = tuple(
-        tuple(f"{place}/{part}.txt" for part in ("train", "dev", "test")) for place in ("sst5", "sst/trees")
-    )
+    files = ("train.txt", "dev.txt", "test.txt")
+    layouts = tuple(tuple(f"{place}/{file}" for file in files) for place in ("sst5", "sst/trees"))
     return _load(_Official("SST5", "SST", layouts, layouts[-1], _read_sst), root)
 
 
@@ -121,10 +120,9 @@ def _load(official: _Official, root: Path | None) -> Splits:
         if found is not None:
             return official.read(found)
     missing = next(path for path in official.layouts[0] if not (places[0] / path).exists())
+    datasets = _torchtext(f"downloading {official.name}")[1]
     try:
-        _download(official, cache)
-    except MissingExtra:
-        raise
+        _download(official, datasets, cache)
     except _DOWNLOAD_ERRORS as error:
         looked, reason = " and ".join(map(str, places)), " ".join(str(error).split())
         allowed = f"{missing} is not in {looked}, and the download failed: {reason}"
@@ -133,15 +131,11 @@ def _load(official: _Official, root: Path | None) -> Splits:
 
 
 def _found(official: _Official, place: Path) -> list[Path] | None:
-    for layout in official.layouts:
-        paths = [place / path for path in layout]
-        if all(path.exists() for path in paths):
-            return paths
-    return None
+    layouts = ([place / path for path in layout] for layout in official.layouts)
+    return next((paths for paths in layouts if all(path.exists() for path in paths)), None)
 
 
-def _download(official: _Official, cache: Path) -> None:
-    datasets = _torchtext(f"downloading {official.name}")[1]
+def _download(official: _Official, datasets: Any, cache: Path) -> None:
     for folder in (cache / path for path in official.whole):
         if folder.is_dir():
             raise FileExistsError(f"{folder} is in its way, of which something is missing")
@@ -187,13 +181,12 @@ def _read_reviews(place: Path) -> Sentences:
         read = _raw("IMDB", place)
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(_KEY, str(_unreadable(place)), f"a review in UTF-8 that can be read: {error}") from None
-    pairs = sorted((label, text) for text, label in read)
-    if [label for label in ("neg", "pos") if label not in {label for label, _ in pairs}]:
+    pairs = sorted(zip(read.labels, read.texts, strict=True))
+    if not {"neg", "pos"} <= set(read.labels):
         raise RequestError(_KEY, str(place), "reviews in both neg/*.txt and pos/*.txt")
     if not all(text.strip() for _, text in pairs):
-        raise RequestError(
-            _KEY, str(place), "reviews that are not empty on their first line, the only one that is read"
-        )
+        allowed = "reviews that are not empty on their first line, the only one that is read"
+        raise RequestError(_KEY, str(place), allowed)
     return Sentences(tuple(text for _, text in pairs), tuple(label for label, _ in pairs))
 
 
@@ -208,12 +201,6 @@ def _unreadable(place: Path) -> Path:
 
 
 def _read_trec(file: Path, fine: bool) -> Sentences:
-    _check_trec(file)
-    pairs = _raw("TREC", file, fine_grained=fine)
-    return Sentences(tuple(text for text, _ in pairs), tuple(label for _, label in pairs))
-
-
-def _check_trec(file: Path) -> None:
     try:
         lines = file.read_bytes().removesuffix(b"\n").split(b"\n")
     except OSError as error:
@@ -226,6 +213,7 @@ def _check_trec(file: Path) -> None:
             raise RequestError(_KEY, str(file), allowed) from None
         if not _TREC_LINE.fullmatch(line):
             raise RequestError(_KEY, str(file), f"lines `COARSE:fine question`: line {number} is another")
+    return _raw("TREC", file, fine_grained=fine)
 
 
 def _read_sst(files: list[Path]) -> Splits:
@@ -241,7 +229,7 @@ def _read_grades(file: Path) -> Sentences:
     return sentences
 
 
-def _raw(name: str, place: Path, **options: Any) -> list[tuple[str, str]]:
+def _raw(name: str, place: Path, **options: Any) -> Sentences:
     """The texts and labels that torchtext's class of that name reads, as they are written."""
     data, datasets = _torchtext(f"reading {name}")
     text, label = (data.Field(sequential=False, use_vocab=False) for _ in range(2))
@@ -249,7 +237,7 @@ def _raw(name: str, place: Path, **options: Any) -> list[tuple[str, str]]:
         # torchtext's TREC leaves its file for the interpreter to close.
         warnings.filterwarnings("ignore", "unclosed file", ResourceWarning)
         examples = getattr(datasets, name)(str(place), text, label, **options).examples
-    return [(example.text, example.label) for example in examples]
+    return Sentences(tuple(example.text for example in examples), tuple(example.label for example in examples))
 
 
 def _torchtext(needed_for: str) -> tuple[Any, Any]:

@@ -12,9 +12,10 @@ import torch
 from ddray.data import Dataset
 from ddray.data import load as load_dataset
 from ddray.distillation.baselines import compare
-from ddray.distillation.distilled_set import DistilledSet, load, stamp
+from ddray.distillation.distilled_set import DistilledSet, load
 from ddray.distillation.engine import Engine, make_engine
 from ddray.distillation.evaluate import MOST, Judge, Score, SplitName, judge_all, starts_to_score
+from ddray.distillation.set_files import stamp
 from ddray.distillation.unroll import Synthetic
 from ddray.errors import RequestError
 from ddray.files import writable_folder

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load as read_tensors
-from safetensors.torch import save as write_tensors
 from torch import Tensor, nn
 
 from ddray.data import Corpus, Dataset, RealData, TextDataset
 from ddray.data import load as load_dataset
 from ddray.data.words import WordTable
+from ddray.distillation import set_files
 from ddray.distillation.decode import nearest_words, write_listing
 from ddray.distillation.engine import make_engine
 from ddray.distillation.evaluate import (
@@ -29,14 +22,12 @@ from ddray.distillation.evaluate import (
     constant_rates,
     starts_to_score,
 )
-from ddray.distillation.manifest import FORMAT, DatasetRecord, Manifest, checksum, seal
+from ddray.distillation.manifest import DatasetRecord, Manifest
 from ddray.distillation.preview import draw
 from ddray.distillation.streams import generator, seed_of
 from ddray.distillation.unroll import Synthetic, train_as_distilled
 from ddray.errors import RequestError
 from ddray.networks import ARCHITECTURES, Network, build
-
-TENSORS, MANIFEST = "distilled.safetensors", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -77,26 +68,11 @@ class DistilledSet:
             RequestError: the directory exists and holds something other than a distilled set.
 
         """
-        directory = Path(directory)
-        refuse_foreign(directory)
         tensors = {"inputs": self.inputs, "labels": self.labels, "rates": self.rates}
         tensors |= {
             name: kept for name, kept in (("known", self.known), ("vectors", self.vectors)) if kept is not None
         }
-        data = write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-        try:
-            (temporary / TENSORS).write_bytes(data)
-            (temporary / MANIFEST).write_text(_text(seal(self.manifest, data)), encoding="utf-8")
-            temporary.chmod(0o755)
-            if directory.exists():
-                shutil.rmtree(directory)
-            temporary.rename(directory)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        return directory
+        return set_files.write(Path(directory), tensors, self.manifest)
 
     def build_network(self, network: nn.Module | None = None) -> Network:
         """The network that the manifest names, if it is one of ours, or the one given, checked against its shapes."""
@@ -261,38 +237,10 @@ def load(directory: Path | str) -> DistilledSet:
         RequestError: not a distilled set; truncated, altered, or of a newer format.
 
     """
-    directory = Path(directory)
-    try:
-        data = (directory / TENSORS).read_bytes()
-        text = (directory / MANIFEST).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError("set", str(directory), f"not a distilled set: {_reason(error)}") from None
-    fields = _fields(directory, text)
-    try:
-        whole = fields.get("sha256") == checksum(fields, data)
-    except ValueError:  # a number that is not finite, which no manifest of ours has
-        whole = False
-    if not whole:
-        raise RequestError("set", str(directory), "its checksum does not match: the files were truncated or altered")
-    try:
-        manifest = Manifest.model_validate(fields)
-        tensors = read_tensors(data)
-        _check_tensors(manifest, tensors)
-    except (ValidationError, SafetensorError, KeyError, ValueError) as error:
-        raise RequestError("set", str(directory), f"not a distilled set: {_reason(error)}") from None
+    tensors, manifest = set_files.read(Path(directory))
     return DistilledSet(
         tensors["inputs"], tensors["labels"], tensors["rates"], tensors.get("known"), manifest, tensors.get("vectors")
     )
-
-
-def stamp(directory: Path, manifest: Manifest) -> None:
-    """Replace the manifest of a saved set, for example to record a further score; the tensors stay."""
-    data = (directory / TENSORS).read_bytes()
-    handle, name = tempfile.mkstemp(prefix=f".{MANIFEST}-", dir=directory)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(_text(seal(manifest, data)))
-    Path(name).chmod(0o644)
-    Path(name).replace(directory / MANIFEST)
 
 
 def check_same_data(record: DatasetRecord, dataset: RealData) -> None:
@@ -303,53 +251,6 @@ def check_same_data(record: DatasetRecord, dataset: RealData) -> None:
             raise RequestError("dataset", dataset.name, f"its {split} split is not the one this set was made from")
 
 
-def _fields(directory: Path, text: str) -> dict[str, object]:
-    try:
-        fields = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RequestError("set", str(directory), f"its manifest is damaged: {error}") from None
-    if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
-        raise RequestError("set", str(directory), "its manifest has no format number")
-    if fields["format"] > FORMAT:
-        raise RequestError("set", str(directory), f"format {fields['format']} is newer than {FORMAT}: update ddray")
-    return fields
-
-
-def _check_tensors(manifest: Manifest, tensors: dict[str, Tensor]) -> None:
-    inputs, labels, rates = tensors["inputs"], tensors["labels"], tensors["rates"]
-    steps, samples = len(inputs), len(manifest.sample_classes)
-    expected = [
-        (inputs, (steps, samples, *manifest.dataset.input_shape)),
-        (labels, (steps, samples, manifest.network.outputs)),
-        (rates, (len(manifest.step_order),)),
-    ]
-    if manifest.text is not None:
-        expected.append((tensors["vectors"], (len(manifest.text.words), manifest.dataset.input_shape[1])))
-    if any(tuple(tensor.shape) != shape for tensor, shape in expected) or max(manifest.step_order) >= steps:
-        raise ValueError("tensors and manifest disagree about shapes")
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise ValueError("a tensor holds numbers that are not finite")
-
-
 def vectors_of(dataset: Dataset) -> Tensor | None:
     """The vectors that go into a set made from a dataset: those of a text."""
     return torch.from_numpy(dataset.table.vectors.copy()) if isinstance(dataset, TextDataset) else None
-
-
-def refuse_foreign(directory: Path) -> None:
-    """Refuse to save where something other than a distilled set lies."""
-    if directory.is_dir() and not any(directory.iterdir()):
-        return
-    if directory.exists() and not (directory / MANIFEST).is_file():
-        raise RequestError("--out", str(directory), "it exists and is not a distilled set; name a new directory")
-
-
-def _text(manifest: Manifest) -> str:
-    return json.dumps(manifest.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

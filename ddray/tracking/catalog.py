@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddray.distillation.distilled_set import MANIFEST, TENSORS, DistilledSet, load
+from ddray.distillation.distilled_set import DistilledSet, load
+from ddray.distillation.set_files import MANIFEST, TENSORS
 from ddray.errors import RequestError
 from ddray.tracking.registry import ALIAS, Entry, entries, entry, last_score, model_name, set_tags
 from ddray.tracking.served import write_model

@@ -129,7 +129,8 @@ def test_texts_are_searched_by_length_and_vocabulary(run: Run, table: str, work:
     assert ran.returncode == 0, ran.stderr
     assert "decoded to words" in ran.stdout and "2 finished" in ran.stdout
     assert "sentence 2 ·" in (work / "sweeps/films/best.txt").read_text(encoding="utf-8")
-    code, out, err = run("best", "--dataset", table, "--arch", "TextConvNet", "--tracking-uri", "sqlite:///mlflow.db", "--out", "home")
+    kind = ("--dataset", table, "--arch", "TextConvNet")
+    code, _, err = run("best", *kind, "--tracking-uri", "sqlite:///mlflow.db", "--out", "home")
     assert code == 0, err
     assert run("preview", "home")[1].startswith(table)
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from ddray.distillation import DistilledSet, load
 from ddray.distillation.config import InnerConfig
-from ddray.distillation.distilled_set import MANIFEST, TENSORS, refuse_foreign, stamp
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.run import artefact, finished_set
+from ddray.distillation.set_files import MANIFEST, TENSORS, refuse_foreign, stamp
 from ddray.distillation.unroll import train_as_distilled
 from ddray.errors import RequestError
 

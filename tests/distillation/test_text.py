@@ -203,8 +203,8 @@ def test_a_text_distillation_taken_up_again_gives_the_same_bits(tmp_path: Path) 
 def test_a_set_of_the_format_before_text_is_read(tmp_path: Path) -> None:
     import json
 
-    from ddray.distillation.distilled_set import MANIFEST, TENSORS
     from ddray.distillation.manifest import checksum
+    from ddray.distillation.set_files import MANIFEST, TENSORS
 
     from .problems import distiller
 

@@ -1,0 +1,131 @@
+"""A distilled set's two files: written whole, and read with every check that they are what they say they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as write_tensors
+from torch import Tensor
+
+from ddray.distillation.manifest import FORMAT, Manifest, checksum, seal
+from ddray.errors import RequestError
+
+TENSORS, MANIFEST = "distilled.safetensors", "manifest.json"
+
+
+def write(directory: Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> Path:
+    """Write `distilled.safetensors` and `manifest.json` into `directory`, whole or not at all.
+
+    Raises:
+        RequestError: the directory exists and holds something other than a distilled set.
+
+    """
+    refuse_foreign(directory)
+    data = write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        (temporary / TENSORS).write_bytes(data)
+        (temporary / MANIFEST).write_text(_text(seal(manifest, data)), encoding="utf-8")
+        temporary.chmod(0o755)
+        if directory.exists():
+            shutil.rmtree(directory)
+        temporary.rename(directory)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return directory
+
+
+def read(directory: Path) -> tuple[dict[str, Tensor], Manifest]:
+    """The tensors and the manifest in a directory that `write` made.
+
+    Raises:
+        RequestError: not a distilled set; truncated, altered, or of a newer format.
+
+    """
+    try:
+        data = (directory / TENSORS).read_bytes()
+        text = (directory / MANIFEST).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError("set", str(directory), f"not a distilled set: {_reason(error)}") from None
+    fields = _fields(directory, text)
+    try:
+        whole = fields.get("sha256") == checksum(fields, data)
+    except ValueError:  # a number that is not finite, which no manifest of ours has
+        whole = False
+    if not whole:
+        raise RequestError("set", str(directory), "its checksum does not match: the files were truncated or altered")
+    try:
+        manifest = Manifest.model_validate(fields)
+        tensors = read_tensors(data)
+        _check_tensors(manifest, tensors)
+    except (ValidationError, SafetensorError, KeyError, ValueError) as error:
+        raise RequestError("set", str(directory), f"not a distilled set: {_reason(error)}") from None
+    return tensors, manifest
+
+
+def stamp(directory: Path, manifest: Manifest) -> None:
+    """Replace the manifest of a saved set, for example to record a further score; the tensors stay."""
+    data = (directory / TENSORS).read_bytes()
+    handle, name = tempfile.mkstemp(prefix=f".{MANIFEST}-", dir=directory)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(_text(seal(manifest, data)))
+    Path(name).chmod(0o644)
+    Path(name).replace(directory / MANIFEST)
+
+
+def _fields(directory: Path, text: str) -> dict[str, object]:
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RequestError("set", str(directory), f"its manifest is damaged: {error}") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
+        raise RequestError("set", str(directory), "its manifest has no format number")
+    if fields["format"] > FORMAT:
+        raise RequestError("set", str(directory), f"format {fields['format']} is newer than {FORMAT}: update ddray")
+    return fields
+
+
+def _check_tensors(manifest: Manifest, tensors: dict[str, Tensor]) -> None:
+    inputs, labels, rates = tensors["inputs"], tensors["labels"], tensors["rates"]
+    steps, samples = len(inputs), len(manifest.sample_classes)
+    expected = [
+        (inputs, (steps, samples, *manifest.dataset.input_shape)),
+        (labels, (steps, samples, manifest.network.outputs)),
+        (rates, (len(manifest.step_order),)),
+    ]
+    if manifest.text is not None:
+        expected.append((tensors["vectors"], (len(manifest.text.words), manifest.dataset.input_shape[1])))
+    if any(tuple(tensor.shape) != shape for tensor, shape in expected) or max(manifest.step_order) >= steps:
+        raise ValueError("tensors and manifest disagree about shapes")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise ValueError("a tensor holds numbers that are not finite")
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Refuse to save where something other than a distilled set lies."""
+    if directory.is_dir() and not any(directory.iterdir()):
+        return
+    if directory.exists() and not (directory / MANIFEST).is_file():
+        raise RequestError("--out", str(directory), "it exists and is not a distilled set; name a new directory")
+
+
+def _text(manifest: Manifest) -> str:
+    return json.dumps(manifest.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
