@@ -44,7 +44,7 @@ class TextDataset(Dataset):
             Split(torch.from_numpy(lines.padded(length, len(table.words))), share(lines.y), [digest])
             for lines, digest in zip(corpus.lines, corpus.digests().values(), strict=True)
         )
-        self._vectors = share(table.vectors)
+        self.vectors = share(table.vectors)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -57,13 +57,13 @@ class TextDataset(Dataset):
 
     def normalise(self, x: Tensor) -> Tensor:
         """Sentences int32 [..., L] as the vectors of their words, float32 [..., L, D]."""
-        return torch.nn.functional.embedding(x, self._vectors)
+        return torch.nn.functional.embedding(x, self.vectors)
 
     def to(self, device: torch.device | str) -> Dataset:
         """The dataset on a device; itself where it is there already."""
         moved = super().to(device)
         if isinstance(moved, TextDataset) and moved is not self:
-            moved._vectors = self._vectors.to(device)
+            moved.vectors = self.vectors.to(device)
         return moved
 
 

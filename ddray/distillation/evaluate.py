@@ -10,14 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddray.data import Dataset
+from ddray.data import Dataset, TextDataset
 from ddray.distillation.config import NetworkConfig, Record
 from ddray.distillation.engine import Engine
 from ddray.distillation.inner import soft_loss
 from ddray.distillation.outer import predictions
 from ddray.distillation.streams import NetworkSet, generator, network_generator, seed_of
 from ddray.distillation.unroll import Synthetic, train_as_distilled
-from ddray.networks import Network
+from ddray.networks import Network, TakesWords
 
 Protocol = Literal["as-distilled", "retrain", "decoded"]
 """The recorded schedule; ordinary training; the recorded schedule on the words nearest to what was distilled."""
@@ -123,7 +123,7 @@ def retrain(
 
 
 class Judge:
-    """One split of a dataset on which any number of networks are judged; normalised once, unless it would fill memory.
+    """One split of a dataset on which any number of networks are judged: images normalised once, words looked up as needed.
 
     The examples lie in a shuffled order that is always the same: to a network with batch statistics, a chunk of one class
     would look like nothing it was trained on.
@@ -134,20 +134,31 @@ class Judge:
         part = dataset.split(split)
         order = torch.randperm(len(part.y), generator=generator("judge", split)).to(part.y.device)
         self.x, self.y = part.x[order.to(part.x.device)], part.y[order]
-        self._show: Callable[[Tensor], Tensor] | None = dataset.normalise
-        if not dataset.expands:
-            self.x, self._show = dataset.normalise(self.x), None
+        self._text = dataset if isinstance(dataset, TextDataset) else None
+        if self._text is None:
+            self.x = dataset.normalise(self.x)
 
     @torch.no_grad()
     def accuracy(self, network: Network, weights: Tensor) -> float:
         """The share of the split's examples that the network with weights [P] gets right; 0 if they are not finite."""
         if not bool(torch.isfinite(weights).all()):
             return 0.0
+        logits = self._logits(network, weights)
         right: int = sum(
-            int((predictions(network(weights, x if self._show is None else self._show(x))) == y).sum())
+            int((predictions(logits(x)) == y).sum())
             for x, y in zip(self.x.split(_CHUNK), self.y.split(_CHUNK), strict=True)
         )
         return right / len(self.y)
+
+    def _logits(self, network: Network, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """Examples as they are kept to logits; a network that takes words as they are is given them so."""
+        if self._text is None:
+            return lambda x: network(weights, x)
+        text, module = self._text, network.module
+        if isinstance(module, TakesWords):
+            network.install(weights)
+            return module.by_words(text.vectors)
+        return lambda ids: network(weights, text.normalise(ids))
 
     def score(
         self,

@@ -4,7 +4,16 @@ from ddray.networks.image import AlexCifarNet, ConvNet3, LeNet
 from ddray.networks.large import AlexNet, ResNet18
 from ddray.networks.laws import LAWS, Law, initialise
 from ddray.networks.network import ARCHITECTURES, Network, build, outputs_for
-from ddray.networks.text import TextConvNet, TextConvNet2, TextLSTM1, TextLSTM2, TextRNN1, TextRNN2, Transformer
+from ddray.networks.text import (
+    TakesWords,
+    TextConvNet,
+    TextConvNet2,
+    TextLSTM1,
+    TextLSTM2,
+    TextRNN1,
+    TextRNN2,
+    Transformer,
+)
 
 __all__ = [
     "ARCHITECTURES",
@@ -16,6 +25,7 @@ __all__ = [
     "LeNet",
     "Network",
     "ResNet18",
+    "TakesWords",
     "TextConvNet",
     "TextConvNet2",
     "TextLSTM1",

@@ -6,6 +6,9 @@ Schonlau, "Soft-Label Dataset Distillation and Text Dataset Distillation", 2019)
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +18,14 @@ from ddray.networks.recurrent import LSTM, RNN
 
 _LONG = 48
 """Positions from which on it pays to look up the winners' windows, rather than differentiate through all of them."""
+
+
+@runtime_checkable
+class TakesWords(Protocol):
+    """A network that can be given sentences as numbers of words, which is faster than as vectors."""
+
+    def by_words(self, vectors: Tensor) -> Callable[[Tensor], Tensor]:
+        """From numbers of words, int [N, L], whose vectors are [V, E], to logits [N, outputs], in evaluation."""
 
 
 class TextConvNet(nn.Module):
@@ -41,6 +52,33 @@ class TextConvNet(nn.Module):
         responses = [_largest(x, layer.weight[:, 0], layer.bias) for layer in self.convolutions]  # type: ignore[arg-type, index]
         # ReLU after the maximum is the same function as before it, on a fraction of the values.
         logits: Tensor = self.linear(self.dropout(torch.relu(torch.cat(responses, 1))))
+        return logits
+
+    @torch.no_grad()
+    def by_words(self, vectors: Tensor) -> Callable[[Tensor], Tensor]:
+        """The network in evaluation for sentences that are numbers of words, int [N, L], of vectors [V, E], to logits.
+
+        The same as `forward` of the vectors, to rounding, and ten times faster over many sentences: what a kernel makes of a
+        word at each of its places is multiplied out once for every word, then looked up.
+        """
+        tables = []
+        for layer in self.convolutions:
+            assert isinstance(layer, nn.Conv2d)
+            kernels = layer.weight[:, 0]
+            count, words, width = kernels.shape
+            responses = vectors @ kernels.reshape(count * words, width).T
+            tables.append((words, responses.view(-1, count, words).transpose(1, 2).flatten(0, 1), layer.bias))
+
+        @torch.no_grad()
+        def logits(ids: Tensor) -> Tensor:
+            largest = []
+            for words, table, bias in tables:
+                places = ids.unfold(1, words, 1) * words + torch.arange(words, device=ids.device)
+                responses = F.embedding_bag(places.flatten(0, 1), table, mode="sum")
+                largest.append(responses.view(len(ids), -1, table.shape[1]).amax(1) + bias)  # type: ignore[operator]
+            found: Tensor = self.linear(torch.relu(torch.cat(largest, 1)))
+            return found
+
         return logits
 
 

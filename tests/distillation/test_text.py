@@ -21,6 +21,7 @@ from ddray.distillation.evaluate import Judge
 from ddray.distillation.real import class_averages
 from ddray.distillation.run import artefact, distill
 from ddray.errors import RequestError
+from ddray.networks import build
 
 ARCH = f"{__name__}:pooled"
 QUICK: dict[str, Any] = {
@@ -218,3 +219,11 @@ def test_a_set_of_the_format_before_text_is_read(tmp_path: Path) -> None:
     fields["sha256"] = checksum(fields, (place / TENSORS).read_bytes())
     (place / MANIFEST).write_text(json.dumps(fields))
     assert load(place).manifest.text is None
+
+
+def test_a_network_that_takes_words_is_judged_by_them_to_the_same_count() -> None:
+    real = FILMS.presented(TextOptions(max_length=5, embedding_dim=8))
+    judge, network = Judge(real, "test"), build("TextConvNet", (5, 8), 3)
+    weights = network.draw("xavier", 1.0, torch.Generator().manual_seed(1))
+    expected = (network(weights, real.normalise(real.test.x)).argmax(-1) == real.test.y).float().mean()
+    assert judge.accuracy(network, weights) == pytest.approx(float(expected))

@@ -17,7 +17,7 @@ from ddray.errors import RequestError
 from ddray.networks import build
 from ddray.networks.network import Network
 from ddray.networks.recurrent import LSTM, RNN
-from ddray.networks.text import TextConvNet, Transformer, _position_codes
+from ddray.networks.text import TakesWords, TextConvNet, Transformer, _position_codes
 from tests.distillation.unrolls import PARTS, check_equal
 
 # Each on short sentences; TextConvNet also on some that are long enough for its other form.
@@ -290,3 +290,16 @@ def test_the_seeds_sigmoid_is_kept() -> None:
     network, weights, synthetic, _ = problem("TextRNN2")
     logits = network(100 * weights, synthetic.inputs[0])
     assert 0 <= logits.min() < 0.5 < logits.max() <= 1
+
+
+@pytest.mark.parametrize(("length", "dtype", "tolerance"), [(6, torch.float64, 1e-12), (50, torch.float32, 1e-4)])
+def test_textconvnet_by_words_is_the_network_of_their_vectors(length: int, dtype: torch.dtype, tolerance: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    vectors = torch.randn(20, 8, generator=g, dtype=dtype)
+    ids = torch.randint(20, (7, length), generator=g, dtype=torch.int32)
+    network = Network(TextConvNet((length, 8), 3)).to(dtype=dtype)
+    weights = torch.randn(network.size, generator=g, dtype=dtype)
+    module = network.install(weights)
+    assert isinstance(module, TakesWords)
+    expected = network(weights, vectors[ids.long()])
+    torch.testing.assert_close(module.by_words(vectors)(ids), expected, rtol=tolerance, atol=tolerance)
