@@ -28,6 +28,7 @@ class TextOptions:
     max_length: int | None = None  # words of a sentence
     embedding_dim: int | None = None
     vectors: str = "auto"  # "auto", "learned", a GloVe name, or a file; several joined by "+" are laid side by side
+    word_dropout: float = 0.0  # the share of words that are unknown, drawn anew for every batch of the outer loss
 
 
 _VALIDATION_SEED = 20181127  # of no run: every user of a dataset holds out the same examples
@@ -128,7 +129,7 @@ class Dataset:
         for part, split in (("val", self.validation), ("test", self.test)):
             _check_alike(part, split, train.x, classes)
         _check_augmentation(augmentation, train.x)
-        self.name, self.augmentation = name, augmentation
+        self.name, self.augmentation = name, str(augmentation)
         self.class_names = tuple(str(c) for c in (range(classes) if class_names is None else class_names))
         if len(self.class_names) != classes:
             raise RequestError("class_names", len(self.class_names), f"{classes} names, one for each class")

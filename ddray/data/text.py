@@ -23,7 +23,7 @@ from ddray.data.dataset import Dataset, Split, TextOptions, held_out, share
 from ddray.data.learned_vectors import learn_vectors
 from ddray.data.sentences import Sentences
 from ddray.data.vectors import find_vectors, glove_file, read_vectors
-from ddray.data.words import Lines, WordTable, number_words
+from ddray.data.words import PADDING, UNKNOWN, Lines, WordTable, number_words
 from ddray.errors import RequestError
 
 WORDS, DIMENSION, LONGEST = 10_000, 100, 400
@@ -38,7 +38,8 @@ class TextDataset(Dataset):
 
     def __init__(self, corpus: Corpus, table: WordTable, length: int, options: TextOptions) -> None:
         self.corpus, self.table, self.length, self.options = corpus, table, length, options
-        self.name, self.class_names, self.augmentation = corpus.name, corpus.class_names, "none"
+        self.name, self.class_names = corpus.name, corpus.class_names
+        self.augmentation = "word_dropout" if options.word_dropout else "none"
         self.mean, self.std = (0.0,), (1.0,)
         self.train, self.validation, self.test = (
             Split(torch.from_numpy(lines.padded(length, len(table.words))), share(lines.y), [digest])
@@ -58,6 +59,13 @@ class TextDataset(Dataset):
     def normalise(self, x: Tensor) -> Tensor:
         """Sentences int32 [..., L] as the vectors of their words, float32 [..., L, D]."""
         return torch.nn.functional.embedding(x, self.vectors)
+
+    def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Sentences int32 [N, L] with a share of their words, `word_dropout`, unknown; `generator` lives where x does."""
+        if not self.options.word_dropout:
+            return x
+        dropped = torch.rand(x.shape, generator=generator, device=x.device) < self.options.word_dropout
+        return torch.where(dropped & (x != PADDING), UNKNOWN, x)
 
     def to(self, device: torch.device | str) -> Dataset:
         """The dataset on a device; itself where it is there already."""
@@ -126,7 +134,7 @@ class Corpus:
     def presented_with(self, table: WordTable, length: int, options: TextOptions) -> TextDataset:
         """The dataset by the words and vectors of a finished set, whatever could be had here."""
         place = {word: number for number, word in enumerate(table.words)}
-        known = np.array([place.get(word, 1) for word in self.words], np.int32)
+        known = np.array([place.get(word, UNKNOWN) for word in self.words], np.int32)
         lines = [Lines(known[lines.ids], lines.ends, lines.y) for lines in self.lines]
         again = Corpus(self.name, self.class_names, table.words, (lines[0], lines[1], lines[2]), self.root)
         again._digests.update(self.digests())
@@ -174,7 +182,7 @@ class Corpus:
         return np.float32(np.sqrt(often @ (vectors.astype(np.float64) ** 2).mean(axis=1) / often.sum()))
 
     def _learned(self, size: int, dimension: int) -> WordTable:
-        sentences = [np.where(ids < size, ids, 1).astype(np.int32) for ids in self.lines[0].sentences()]
+        sentences = [np.where(ids < size, ids, UNKNOWN).astype(np.int32) for ids in self.lines[0].sentences()]
         return WordTable(self.words[:size], learn_vectors(sentences, size, dimension), "learned")
 
     def _read(self, source: str, size: int) -> WordTable:

@@ -43,12 +43,13 @@ class DataConfig(Record):
     max_length: Annotated[Few | None, Number] = None  # text: words of a sentence; None: what 95 % of them fit in
     embedding_dim: Annotated[Few | None, Number] = None  # text: of learned word vectors; a file has its own. None: 100
     # auto: GloVe's file of that dimension if it is on disk, else learned from the training texts
+    word_dropout: Annotated[float, Number, Field(ge=0, lt=1)] = 0.0  # text: share of words unknown in an outer batch
     vectors: str = "auto"  # text: learned, a GloVe name or a file, or several joined by +; auto: see above
 
     @property
     def text(self) -> TextOptions:
         """What a text dataset is asked for."""
-        return TextOptions(self.vocab_size, self.max_length, self.embedding_dim, self.vectors)
+        return TextOptions(self.vocab_size, self.max_length, self.embedding_dim, self.vectors, self.word_dropout)
 
 
 class NetworkConfig(Record):

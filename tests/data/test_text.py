@@ -90,7 +90,8 @@ def test_a_finished_set_s_own_words_present_a_corpus_that_numbers_them_otherwise
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("vocab_size", 50), ("max_length", 9), ("embedding_dim", 3), ("vectors", "learned")]
+    ("key", "value"),
+    [("vocab_size", 50), ("word_dropout", 0.5), ("max_length", 9), ("embedding_dim", 3), ("vectors", "learned")],
 )
 def test_images_have_no_words(key: str, value: object) -> None:
     x, y = np.zeros((8, 4, 4), np.uint8), np.arange(8) % 2
@@ -166,3 +167,15 @@ def test_vectors_of_several_sources_lie_side_by_side_and_weigh_the_same(tmp_path
         assert counted @ (part**2).mean(axis=1) / counted.sum() == pytest.approx(1, rel=1e-5)
     learned = made.table(TextOptions(vectors="learned", embedding_dim=3)).vectors
     np.testing.assert_allclose(table.vectors[:, :3], learned, rtol=1e-5)
+
+
+def test_word_dropout_makes_words_unknown_and_leaves_padding_alone() -> None:
+    shown = films(copies=50).presented(TextOptions(max_length=6, embedding_dim=2, word_dropout=0.3))
+    x = shown.train.x
+    found = shown.augment(x, torch.Generator().manual_seed(0))
+    words, changed = x != 0, found != x
+    assert found.dtype == x.dtype and not changed[~words].any()
+    assert bool((found[changed] == 1).all()) and 0.25 < float(changed.sum() / words.sum()) < 0.35
+    assert torch.equal(found, shown.augment(x, torch.Generator().manual_seed(0)))
+    plain = films().presented(OPTIONS)
+    assert plain.augment(plain.train.x, torch.Generator()) is plain.train.x
