@@ -5,13 +5,16 @@ import os
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from ddray.distillation import choose, state
 from ddray.distillation.choose import PLAIN, cheapest_adjoint, settle
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import Distiller
+from ddray.distillation.engine import make_engine
 from ddray.distillation.run import distill
 from ddray.errors import RequestError
+from ddray.networks import Network
 
 from .problems import ARCH, QUICK, blobs
 
@@ -106,3 +109,11 @@ def test_a_compile_mode_without_a_compiler_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", "")
     with pytest.raises(RequestError, match=r"engine\.compile: .max. .* no C\+\+ compiler"):
         Distiller(blobs(), ARCH, LONG, engine=EngineConfig(device="cpu", compile="max"))
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(1), nn.Dropout2d(0.5)])
+def test_networks_with_batch_statistics_or_masks_of_their_own_are_not_trained_side_by_side(layer: nn.Module) -> None:
+    batch = EngineConfig(device="cpu", networks="batch")
+    plain = Network(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    assert make_engine(plain, config=batch).several is not None
+    assert make_engine(Network(nn.Sequential(layer, nn.Flatten(), nn.Linear(16, 3))), config=batch).several is None
