@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ddray.data import RealData
+from ddray.data import Corpus, RealData
 from ddray.distillation.config import (
     DistillConfig,
     EngineConfig,
@@ -116,6 +117,7 @@ class SweepSpec:
                     if error.key.startswith("search."):
                         raise
                     raise RequestError(f"search.{parameter.key}", value, str(error)) from None
+        self._find_vectors(dataset)
         problem = Problem(dataset.classes, dataset.input_shape)
         smallest = self.config(self._smallest(dataset.classes))
         self._check_unroll("outer.window", min(smallest.outer.unroll_steps or smallest.inner_steps, smallest.inner_steps))
@@ -125,6 +127,15 @@ class SweepSpec:
                 least = QUANTITIES[constraint.quantity](smallest, problem)
                 given = f"{constraint.quantity} <= {constraint.bound:g}"
                 raise RequestError("constraints", given, f"nothing in the space satisfies it: the least is {least}")
+
+    def _find_vectors(self, dataset: RealData) -> None:
+        """Find the word vectors that trials will ask for here and now: they travel with the data, and their files may not."""
+        if isinstance(dataset, Corpus):
+            keys = ("data.vectors", "data.vocab_size", "data.embedding_dim")
+            searched = {p.key: p.extremes() for p in self.parameters if p.key in keys}
+            for values in product(*searched.values()):
+                settings = {**self.fixed, **dict(zip(searched, values, strict=True))}
+                dataset.table(self.config(settings).data.text)
 
     def _check_unroll(self, key: str, shortest: int) -> None:
         searched = [value for p in self.parameters if p.key == key for value in p.extremes() if value is not None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddray.data import Dataset
+from ddray.data import Dataset, TextOptions
+from ddray.data.sentences import Sentences
+from ddray.data.text import corpus
 from ddray.errors import RequestError
 from ddray.sweep.space_yaml import parse_yaml
 from ddray.sweep.spec import SPACES, SweepSpec, build, read
@@ -174,3 +178,19 @@ def test_a_window_longer_than_the_shortest_unroll_is_refused(
     build("toy", good, ["synthetic.epochs=3"]).check(toy)
     with pytest.raises(RequestError, match=r"outer\.window: 5 .* at most the 4 inner steps"):
         build("toy", good, ["synthetic.epochs=2"]).check(toy)
+
+
+def test_the_vectors_of_every_trial_are_found_before_any_runs(tmp_path: Path) -> None:
+    files = [tmp_path / f"{dimension}d.txt" for dimension in (2, 3)]
+    for dimension, file in zip((2, 3), files, strict=True):
+        file.write_text("film " + " ".join(["1"] * dimension) + "\n", encoding="utf-8")
+    texts = Sentences(("a fine film", "a dull film") * 20, ("good", "bad") * 20)
+    films = corpus("films", texts, None, texts)
+    search = {"data.vectors": {"choice": [str(file) for file in files]}, "data.vocab_size": {"choice": [4, 6]}}
+    content = {"dataset": "films", "arch": "TextRNN2", "fixed": {"outer.batch": 9, "data.max_length": 3}, "search": search}
+    build("films", content).check(films)
+    for file in files:
+        file.unlink()
+    travelled = pickle.loads(pickle.dumps(films))
+    for file, size in product(files, (4, 6)):
+        assert travelled.table(TextOptions(vectors=str(file), vocab_size=size)).dimension == int(file.name[0])
