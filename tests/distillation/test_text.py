@@ -154,9 +154,13 @@ def test_few_sentences_few_classes(
     assert found.inputs.shape == shape
     assert found.manifest.network.outputs == (1 if classes == 2 else 3)
     assert len(listing(found).splitlines()) == 2 + shape[1] * (shape[2] + 3) - 1
+    nets = 2 if found.known is None else None
     for protocol in found.protocols:
         found.evaluate(
-            dataset=films(classes), network=pooled(shape[2:], found.manifest.network.outputs), protocol=protocol
+            nets=nets,
+            dataset=films(classes),
+            network=pooled(shape[2:], found.manifest.network.outputs),
+            protocol=protocol,
         )
 
 
