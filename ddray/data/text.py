@@ -158,7 +158,8 @@ class Corpus:
         if source == "auto":
             glove = f"glove.6B.{dimension}d"
             source = glove if glove_file(glove, self.root) is not None else "learned"
-        parts = [self._part(name, size, dimension) for name in source.split("+")]
+        names = [source] if Path(source).is_file() else source.split("+")  # a path may have a + in it
+        parts = [self._part(name, size, dimension) for name in names]
         key = (source, size, tuple(part.dimension for part in parts))
         if len(parts) > 1 and key not in self._tables:
             vectors = np.concatenate([part.vectors / self._root_mean_square(part.vectors) for part in parts], axis=1)
@@ -179,6 +180,8 @@ class Corpus:
         ids = self.lines[0].ids
         often = np.bincount(ids[ids < len(vectors)], minlength=len(vectors)).astype(np.float64)
         often[~vectors.any(axis=1)] = 0
+        if not often.any():  # texts too short to learn anything from: zeros stay zeros
+            return np.float32(1)
         return np.float32(np.sqrt(often @ (vectors.astype(np.float64) ** 2).mean(axis=1) / often.sum()))
 
     def _learned(self, size: int, dimension: int) -> WordTable:

@@ -42,9 +42,9 @@ class DataConfig(Record):
     vocab_size: Annotated[Vocabulary | None, Number] = None  # text: words known; None: 10,000 at most
     max_length: Annotated[Few | None, Number] = None  # text: words of a sentence; None: what 95 % of them fit in
     embedding_dim: Annotated[Few | None, Number] = None  # text: of learned word vectors; a file has its own. None: 100
-    # auto: GloVe's file of that dimension if it is on disk, else learned from the training texts
+    # text: learned, a GloVe name or a file, or several joined by +; auto: GloVe of that dimension if it is on disk, else learned
+    vectors: str = "auto"
     word_dropout: Annotated[float, Number, Field(ge=0, lt=1)] = 0.0  # text: share of words unknown in an outer batch
-    vectors: str = "auto"  # text: learned, a GloVe name or a file, or several joined by +; auto: see above
 
     @property
     def text(self) -> TextOptions:

@@ -17,8 +17,8 @@ States = tuple[Tensor, ...]
 """What one step in time hands to the next, each [directions, N, hidden]; the first is the hidden state."""
 
 
-class RNN(nn.RNN):
-    """`torch.nn.RNN` with tanh, batch first: sentences [N, L, width] to the last layer's final states [N, directions · hidden].
+class _Layers(nn.RNNBase):
+    """What both have in common.
 
     Args:
         width: of a time step's input.
@@ -29,34 +29,25 @@ class RNN(nn.RNN):
     """
 
     def __init__(self, width: int, hidden: int, layers: int = 1, *, bidirectional: bool = False) -> None:
-        super().__init__(width, hidden, layers, batch_first=True, bidirectional=bidirectional)
+        # What comes next in line is nn.RNN or nn.LSTM.
+        super().__init__(width, hidden, layers, batch_first=True, bidirectional=bidirectional)  # type: ignore[arg-type]
+
+    def flatten_parameters(self) -> None:
+        """Nothing: no kernel of cuDNN asks for the weights as one block."""
+
+
+class RNN(_Layers, nn.RNN):
+    """`torch.nn.RNN` with tanh, batch first: [N, L, width] to the last layer's final states [N, directions · hidden]."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return _final_state(self, x, 1, _rnn_step, lambda rows: rows)
 
-    def flatten_parameters(self) -> None:
-        """Nothing: no kernel of cuDNN asks for the weights as one block."""
 
-
-class LSTM(nn.LSTM):
-    """`torch.nn.LSTM`, batch first: sentences [N, L, width] to the last layer's final hidden states [N, directions · hidden].
-
-    Args:
-        width: of a time step's input.
-        hidden: width of a direction's state.
-        layers: how many are stacked.
-        bidirectional: a second pass reads from the end; its state comes last in the output.
-
-    """
-
-    def __init__(self, width: int, hidden: int, layers: int = 1, *, bidirectional: bool = False) -> None:
-        super().__init__(width, hidden, layers, batch_first=True, bidirectional=bidirectional)
+class LSTM(_Layers, nn.LSTM):
+    """`torch.nn.LSTM`, batch first: [N, L, width] to the last layer's final hidden states [N, directions · hidden]."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return _final_state(self, x, 2, _lstm_step, _sigmoids_first)
-
-    def flatten_parameters(self) -> None:
-        """Nothing: no kernel of cuDNN asks for the weights as one block."""
 
 
 def _rnn_step(z: Tensor, _: States) -> States:

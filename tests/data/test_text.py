@@ -179,3 +179,17 @@ def test_word_dropout_makes_words_unknown_and_leaves_padding_alone() -> None:
     assert torch.equal(found, shown.augment(x, torch.Generator().manual_seed(0)))
     plain = films().presented(OPTIONS)
     assert plain.augment(plain.train.x, torch.Generator()) is plain.train.x
+
+
+def test_a_path_with_a_plus_in_it_is_one_file(tmp_path: Path) -> None:
+    file = tmp_path / "c++.txt"
+    file.write_text("fine 1 0\n", encoding="utf-8")
+    assert films().table(TextOptions(vectors=str(file))).source == "c++.txt"
+
+
+def test_texts_too_short_to_learn_from_have_vectors_of_zeros_beside_those_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "small.txt"
+    file.write_text("a 1 0\n", encoding="utf-8")
+    single = Sentences(("a", "b") * 8, ("x", "y") * 8)
+    table = corpus("single", single, None, single).table(TextOptions(vectors=f"learned+{file}", embedding_dim=2))
+    assert np.isfinite(table.vectors).all() and not table.vectors[:, :2].any() and table.vectors[:, 2:].any()
