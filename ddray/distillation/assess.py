@@ -13,7 +13,7 @@ from ddray.data import Dataset
 from ddray.data import load as load_dataset
 from ddray.distillation.baselines import compare
 from ddray.distillation.distilled_set import DistilledSet, load
-from ddray.distillation.engine import Engine, make_engine
+from ddray.distillation.engine import Engine, engine_for_scores
 from ddray.distillation.evaluate import MOST, Judge, Score, SplitName, judge_all, starts_to_score
 from ddray.distillation.set_files import stamp
 from ddray.distillation.unroll import Synthetic
@@ -54,7 +54,7 @@ def assess(
     dataset = distilled.real_data(load_dataset(distilled.manifest.dataset.name, data))
     network = _network(distilled, arch, dataset)
     config, known = distilled.manifest.distill_config, distilled.known
-    engine = make_engine(network, config.inner)
+    engine = engine_for_scores(network, config.inner, distilled.manifest.engine, count * len(order))
     judge = Judge(dataset, cast(SplitName, split))
     scores = scores_of(distilled, [judge], engine, count, synthetic, order)
     outputs = distilled.manifest.network.outputs

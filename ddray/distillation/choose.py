@@ -24,15 +24,13 @@ from torch import Tensor, nn
 from ddray.data import Dataset, RealData
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import check_problem, resolve_device
-from ddray.distillation.engine import has_compiler, make_engine
+from ddray.distillation.engine import QUICK, has_compiler, make_engine
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.layout import LAYOUTS
 from ddray.distillation.streams import generator
 from ddray.distillation.traced import TracedStep
 from ddray.networks import Network
 
-QUICK = 3_000
-"""Inner steps, in all, of work that is done before a choice would have paid: it is computed as written."""
 PLAIN: dict[str, str] = {"compile": "off", "layout": "blocked", "networks": "loop", "adjoint": "recompute"}
 GRAPHS = 2**28
 """Bytes that the graphs of a whole unroll may take for the sake of speed."""

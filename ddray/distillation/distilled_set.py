@@ -13,7 +13,7 @@ from ddray.data import load as load_dataset
 from ddray.data.words import WordTable
 from ddray.distillation import set_files
 from ddray.distillation.decode import nearest_words, write_listing
-from ddray.distillation.engine import make_engine
+from ddray.distillation.engine import engine_for_scores, make_engine
 from ddray.distillation.evaluate import (
     Judge,
     Protocol,
@@ -173,7 +173,7 @@ class DistilledSet:
         synthetic, order = self.schedule(rate, epochs)
         synthetic = self.in_words(synthetic) if protocol == "decoded" else synthetic
         starts = starts_to_score(built, config.network, self.known, "C", count)
-        engine = make_engine(built, config.inner)
+        engine = engine_for_scores(built, config.inner, self.manifest.engine, count * len(order))
         return Judge(real.to(self.inputs.device), split).score(engine, starts, synthetic, order, protocol)
 
     def real_data(self, loaded: RealData) -> Dataset:

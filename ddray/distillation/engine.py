@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddray.distillation.config import EngineConfig, InnerConfig
+from ddray.distillation.config import EngineConfig, InnerConfig, parse
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.outer import OuterLoss
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
@@ -20,8 +21,11 @@ from ddray.distillation.unroll import Adjoint
 from ddray.errors import RequestError
 from ddray.networks import Network
 
+QUICK = 3_000
+"""Inner steps, in all, of work that is done before tracing or timing anything would have paid."""
 SIDE_BY_SIDE = 20
 """The most networks that are trained together; more would only wait for memory."""
+_DECIDES = ("device", "compile", "layout", "networks")  # settings of a record that matter to whoever trains without a gradient
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,30 @@ def make_engine(network: Network, inner: InnerConfig | None = None, config: Engi
         (OuterLoss if config.compile in ("off", "auto") else TracedOuterLoss)(network, config.chunk, config.bfloat16),
         "recompute" if config.adjoint == "auto" else config.adjoint,
     )
+
+
+def engine_for_scores(network: Network, inner: InnerConfig, recorded: Mapping[str, Any], steps: int) -> Engine:
+    """What trains the networks of a score, `steps` inner steps in all: as the set was distilled, where that pays.
+
+    Graphs run as they are, since no score is worth half a minute of compiling. Kernels that were timed on another kind of
+    device say nothing of this one.
+
+    Args:
+        network: what is trained, where it is to be trained.
+        inner: its optimiser.
+        recorded: the engine record of a manifest.
+        steps: how much there is to do.
+
+    Raises:
+        RequestError: a record that names no way to compute.
+
+    """
+    known = parse(EngineConfig, {key: recorded[key] for key in _DECIDES if key in recorded}, "engine.")
+    if steps < QUICK or known.compile in ("off", "auto"):
+        return make_engine(network, inner)
+    here = next(network.module.parameters()).device.type
+    layout = known.layout if known.device.partition(":")[0] == here else "blocked"
+    return make_engine(network, inner, EngineConfig(compile="trace", layout=layout, networks=known.networks))
 
 
 def check_compile(config: EngineConfig) -> None:

@@ -14,6 +14,7 @@ from ddray.data import Dataset, TextDataset
 from ddray.distillation.config import NetworkConfig, Record
 from ddray.distillation.engine import Engine
 from ddray.distillation.inner import soft_loss
+from ddray.distillation.kernels import ComparedPools
 from ddray.distillation.outer import predictions
 from ddray.distillation.streams import NetworkSet, generator, network_generator, seed_of
 from ddray.distillation.unroll import Synthetic, train_as_distilled
@@ -144,10 +145,11 @@ class Judge:
         if not bool(torch.isfinite(weights).all()):
             return 0.0
         logits = self._logits(network, weights)
-        right: int = sum(
-            int((predictions(logits(x)) == y).sum())
-            for x, y in zip(self.x.split(_CHUNK), self.y.split(_CHUNK), strict=True)
-        )
+        with ComparedPools():
+            right: int = sum(
+                int((predictions(logits(x)) == y).sum())
+                for x, y in zip(self.x.split(_CHUNK), self.y.split(_CHUNK), strict=True)
+            )
         return right / len(self.y)
 
     def _logits(self, network: Network, weights: Tensor) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""Which kernel computes each convolution and each pool of a graph: for the same numbers, the one that is fastest here.
+"""Which kernel computes each convolution and each pool: for the same numbers, the one that is fastest here.
 
 oneDNN, which torch takes on a CPU, reorders tensors into blocks first; torch's own kernels do not. On ten small images either may
 be three times as fast as the other, by layer, by direction and by number of threads. A choice is a word with a letter for every
@@ -13,12 +13,16 @@ convolution of the graph, in order, so that it can be written down and kept:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
+
+from ddray.distillation.layout import pair
 
 _aten = torch.ops.aten
 _FORWARD, _BACKWARD, _POOL = (
@@ -151,3 +155,36 @@ def pool_by_comparisons(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     rows = torch.arange(0, height, 2, device=x.device)[:, None] * width
     corner = rows + torch.arange(0, width, 2, device=x.device)
     return torch.maximum(top, bottom), offset.add_(corner)
+
+
+class ComparedPools(TorchFunctionMode):
+    """Inside, where no gradient is asked for, large 2×2 max-pools on a CPU are taken by comparisons of whole tensors.
+
+    The values are the same to the bit. Of judging a LeNet, torch's own kernel is two thirds of the time.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
+        given = kwargs or {}
+        if func in (F.max_pool2d, torch.max_pool2d) and not torch.is_grad_enabled() and _of_quarters(*args, **given):
+            return largest_of_quarters(args[0])
+        return func(*args, **given)
+
+
+def _of_quarters(
+    x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> bool:  # fmt: skip
+    """Whether a pool takes the largest of 2×2 values that no other takes, of enough values to pay."""
+    usual = pair(kernel_size) == pair(stride or kernel_size) == (2, 2) and pair(padding) == (0, 0)
+    usual = usual and pair(dilation) == (1, 1) and not ceil_mode and not return_indices
+    return usual and not x.is_cuda and x.numel() >= _LARGE
+
+
+def largest_of_quarters(x: Tensor) -> Tensor:
+    """`max_pool2d` of x [..., H, W] with kernel and stride 2: [..., H // 2, W // 2]."""
+    rows = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
+    rows = torch.maximum(rows[..., 0::2, :], rows[..., 1::2, :])
+    return torch.maximum(rows[..., 0::2], rows[..., 1::2])

@@ -53,7 +53,7 @@ def conv2d_by_patches(
     if groups != 1 or isinstance(padding, str):
         with torch._C.DisableTorchFunction():
             return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    kernel, pads, strides, steps = weight.shape[2:], _pair(padding), _pair(stride), _pair(dilation)
+    kernel, pads, strides, steps = weight.shape[2:], pair(padding), pair(stride), pair(dilation)
     patches = F.unfold(x, tuple(kernel), padding=pads, stride=strides, dilation=steps)  # [N, C·h·w, positions]
     out = weight.flatten(1) @ patches
     if bias is not None:
@@ -63,5 +63,6 @@ def conv2d_by_patches(
     return image
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width, of which one number may stand for both."""
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])

@@ -14,7 +14,7 @@ from ddray.distillation.assess import scores_of
 from ddray.distillation.baselines import compare
 from ddray.distillation.distilled_set import DistilledSet, load
 from ddray.distillation.distiller import check_problem
-from ddray.distillation.engine import make_engine
+from ddray.distillation.engine import engine_for_scores
 from ddray.distillation.evaluate import Judge
 from ddray.distillation.streams import NETWORKS
 from ddray.errors import RequestError
@@ -79,9 +79,9 @@ def measure(distilled: DistilledSet, dataset: RealData) -> DistilledSet:
     # By the sweep's own search space, which may name a network that is not ours.
     real = distilled.real_data(dataset)
     network, outputs = check_problem(real, distilled.manifest.network.arch, config)
-    engine = make_engine(network, config.inner)
-    judges = [Judge(real, "validation"), Judge(real, "test")]
     count = NETWORKS["C"] if known is None else len(known)
+    engine = engine_for_scores(network, config.inner, distilled.manifest.engine, count * config.inner_steps)
+    judges = [Judge(real, "validation"), Judge(real, "test")]
     scores = scores_of(distilled, judges, engine, count, *distilled.schedule())
     baselines = compare(judges, real, config, engine, outputs, known, count)
     manifest = distilled.manifest.model_copy(

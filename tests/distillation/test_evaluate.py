@@ -6,7 +6,8 @@ from torch import nn
 
 from ddray.distillation.baselines import KINDS, RATES, choose, compare
 from ddray.distillation.config import DistillConfig, EngineConfig
-from ddray.distillation.engine import make_engine
+from ddray.distillation.engine import QUICK as QUICK_STEPS
+from ddray.distillation.engine import engine_for_scores, make_engine
 from ddray.distillation.evaluate import (
     Judge,
     judge_all,
@@ -19,7 +20,9 @@ from ddray.distillation.inner import InnerStep
 from ddray.distillation.labels import sample_classes
 from ddray.distillation.real import RealBatches, class_averages, real_samples
 from ddray.distillation.streams import NETWORKS, generator, network_generator, seed_of
+from ddray.distillation.traced import TracedStep
 from ddray.distillation.unroll import advance, train_as_distilled
+from ddray.errors import RequestError
 from ddray.networks import Network
 
 from .problems import QUICK, blobs, distiller
@@ -85,6 +88,37 @@ def test_networks_side_by_side_score_as_one_by_one() -> None:
         for networks in ("loop", "batch")
     )
     assert together.accuracies == alone.accuracies
+
+
+@pytest.mark.parametrize("networks", ["loop", "batch"])
+def test_many_networks_of_a_score_are_trained_as_the_set_was_distilled(networks: str) -> None:
+    run = distiller()
+    record = EngineConfig(device="cpu", compile="max", layout="plain", networks=networks).model_dump()
+    engine = engine_for_scores(run.network, run.config.inner, record, steps=QUICK_STEPS)
+    assert type(engine.step) is TracedStep and not engine.step.compiled and engine.step.layout == "plain"
+    assert (engine.several is not None) == (networks == "batch")
+    starts = list(starts_to_score(run.network, run.config.network, None, "C", 3))
+    found, plain = (
+        Judge(blobs(), "validation").score(e, starts, run.synthetic_now(), run.order)
+        for e in (engine, make_engine(run.network, run.config.inner))
+    )
+    assert found.accuracies == plain.accuracies
+
+
+@pytest.mark.parametrize("recorded", [{}, {"compile": "off"}, {"compile": "auto"}, {"compile": "trace", "of old": 1}])
+def test_few_networks_of_a_score_and_unknown_records_are_trained_as_written(recorded: dict[str, object]) -> None:
+    run = distiller()
+    assert type(engine_for_scores(run.network, run.config.inner, recorded, QUICK_STEPS - 1).step) is InnerStep
+    traced = type(engine_for_scores(run.network, run.config.inner, recorded, QUICK_STEPS).step) is TracedStep
+    assert traced == (recorded.get("compile") == "trace")
+
+
+def test_kernels_that_another_device_chose_are_not_taken_and_a_record_of_nothing_known_is_refused() -> None:
+    run = distiller()
+    record = {"device": "cuda:1", "compile": "trace", "layout": "PPB", "networks": "loop"}
+    assert engine_for_scores(run.network, run.config.inner, record, QUICK_STEPS).step.layout == "blocked"
+    with pytest.raises(RequestError, match="'fast' is refused"):
+        engine_for_scores(run.network, run.config.inner, {"compile": "fast"}, QUICK_STEPS)
 
 
 def test_networks_that_drop_at_random_are_told_by_a_score_again_and_each_drops_its_own() -> None:

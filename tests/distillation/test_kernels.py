@@ -1,15 +1,17 @@
 """Convolutions and pools by other kernels, in graphs."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from ddray.distillation import kernels
 from ddray.distillation.graphs import trace
 from ddray.distillation.inner import InnerStep
-from ddray.distillation.kernels import assign, compare_in_pools, measure, pool_by_comparisons
+from ddray.distillation.kernels import ComparedPools, assign, compare_in_pools, measure, pool_by_comparisons
 from ddray.distillation.outer import OuterLoss, RealBatch
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
 from ddray.distillation.unroll import differentiate
@@ -106,6 +108,47 @@ def test_only_large_pools_of_two_by_two_go_by_comparisons(
     assert ("pool_by_comparisons" in graph.code) == taken
     for found, expected in zip(graph(x), F.max_pool2d(x, return_indices=True, **options), strict=True):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "taken"),
+    [
+        ({"kernel_size": 2}, (64, 4, 28, 28), True),
+        ({"kernel_size": (2, 2), "stride": [2]}, (64, 4, 28, 28), True),
+        ({"kernel_size": 2}, (64, 4, 27, 29), True),
+        ({"kernel_size": 2}, (2, 4, 28, 28), False),
+        ({"kernel_size": (2, 3)}, (64, 4, 28, 28), False),
+        ({"kernel_size": 2, "stride": 1}, (64, 4, 28, 28), False),
+        ({"kernel_size": 2, "padding": 1}, (64, 4, 28, 28), False),
+        ({"kernel_size": 2, "dilation": 2}, (64, 4, 28, 28), False),
+        ({"kernel_size": 2, "ceil_mode": True}, (64, 4, 27, 28), False),
+        ({"kernel_size": 2, "return_indices": True}, (64, 4, 28, 28), False),
+    ],
+)
+@pytest.mark.parametrize("values", ["normal", "not finite"])
+def test_large_pools_without_a_gradient_go_by_comparisons_and_are_torchs_to_the_bit(
+    options: dict[str, Any], shape: tuple[int, ...], taken: bool, values: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    if values == "not finite":
+        x[x > 1], x[x < -1], x[x.abs() < 0.01] = float("inf"), -float("inf"), float("nan")
+    asked: list[Tensor] = []
+    ours = kernels.largest_of_quarters
+    monkeypatch.setattr(kernels, "largest_of_quarters", lambda x: (asked.append(x), ours(x))[1])
+    with torch.no_grad(), ComparedPools():
+        found = [nn.MaxPool2d(**options)(x), F.max_pool2d(x, **options)]
+        found += [] if options.get("return_indices") else [torch.max_pool2d(x, **options)]
+    assert len(asked) == (len(found) if taken else 0)
+    for pooled in found:
+        torch.testing.assert_close(pooled, F.max_pool2d(x, **options), rtol=0, atol=0, equal_nan=True)
+
+
+def test_pools_that_need_a_gradient_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "largest_of_quarters", None)
+    x = torch.randn(64, 4, 28, 28, requires_grad=True)
+    with ComparedPools():
+        (slope,) = torch.autograd.grad(F.max_pool2d(x, 2).sum(), x)
+    assert slope.sum() == 64 * 4 * 14 * 14
 
 
 @pytest.mark.parametrize("several", [False, True])
