@@ -48,7 +48,9 @@ def main() -> int:
     network, _ = check_problem(dataset, arguments.arch, config)
     began = time.monotonic()
     judge = Judge(dataset, "validation")
-    found = max((best_epoch(network, dataset, judge, rate, arguments.epochs) for rate in RATES), key=lambda f: f[0])
+    found = max(
+        (best_epoch(network, dataset, config, judge, rate, arguments.epochs) for rate in RATES), key=lambda f: f[0]
+    )
     accuracy, weights, chosen = found
     what = f"{arguments.dataset} × {arguments.arch}, all {len(dataset.train):,} training examples"
     print(f"{what}: validation {100 * accuracy:.2f} % ({chosen}), {(time.monotonic() - began) / 60:.0f} min")
@@ -75,10 +77,10 @@ def main() -> int:
 
 
 def best_epoch(
-    network: Network, dataset: Dataset, judge: Judge, rate: float, epochs: int
+    network: Network, dataset: Dataset, config: DistillConfig, judge: Judge, rate: float, epochs: int
 ) -> tuple[float, Tensor, dict[str, Any]]:
     """The validation accuracy and weights of the best epoch of one run."""
-    weights = network.draw("xavier", 1.0, generator("full data")).requires_grad_()
+    weights = network.draw(config.network.law, config.network.gain, generator("full data")).requires_grad_()
     optimiser = torch.optim.Adam([weights], lr=rate)
     best: tuple[float, Tensor, dict[str, Any]] = (0.0, weights.detach().clone(), {})
     for epoch in range(epochs):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -23,6 +23,7 @@ from ddray.distillation.layout import LAYOUTS, convolutions
 from ddray.distillation.outer import OuterLoss
 from ddray.networks import Network
 
+M = TypeVar("M")
 _KEPT = 64  # graphs remembered by a process: shapes of the trials that it has run
 
 
@@ -82,10 +83,7 @@ class TracedStep(InnerStep):
 
     def sketch(self, carry: Carry, x: Tensor, y: Tensor, rate: Tensor) -> Graphs | None:
         """Graphs to look at and not to run: nothing is computed or allocated for them. None where tracing fails."""
-        try:
-            return self._trace((*carry, x, y, rate), len(carry))
-        except Exception:  # the same that `graphs` says aloud, where it matters
-            return None
+        return _tried(lambda: self._trace((*carry, x, y, rate), len(carry)))
 
     def _remembered(self, shapes: tuple[Any, ...], given: Sequence[Tensor], width: int) -> Graphs | None:
         key = (self.network.identity, self.config, self.several, self.layout, self.compiled, shapes)
@@ -96,11 +94,8 @@ class TracedStep(InnerStep):
         """The word of the fastest kernels for a step on x [n, ...] and y [n, width] and its reverse; empty without a trace."""
         carry = self.begin(weights)
         given = [*carry, x, y, torch.full((), 0.01, device=x.device)]
-        try:
-            joint = self._joint(given, len(carry))
-        except Exception:  # the same that `graphs` says aloud, where it matters
-            return ""
-        return measure(joint, [*given, *map(torch.ones_like, carry)])
+        joint = _tried(lambda: self._joint(given, len(carry)))
+        return measure(joint, [*given, *map(torch.ones_like, carry)]) if joint is not None else ""
 
     def _trace(self, given: Sequence[Tensor], width: int) -> Graphs:
         joint = self._joint(given, width)
@@ -146,6 +141,14 @@ class TracedOuterLoss(OuterLoss):
 
         gradient, (_, losses) = torch.func.grad_and_value(summed, has_aux=True)(weights)
         return losses, gradient
+
+
+def _tried(make: Callable[[], M]) -> M | None:
+    """What is made, or None where tracing fails: `TracedStep.graphs` says why, as soon as a step runs."""
+    try:
+        return make()
+    except Exception:  # whatever a user's network does that a graph cannot hold
+        return None
 
 
 _graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
