@@ -122,6 +122,8 @@ class OuterConfig(Record):
     clip_average: Positive | None = None  # largest norm in multiples of its running average (RaT-BPTT: 2)
     clip_decay: Annotated[float, Number, Field(ge=0, lt=1)] = 0.9  # of that average, per outer step
     clip_each: bool = False  # norms of inputs, labels and rates each by itself, else of all together
+    # Decay of the set's running average over outer steps, which is then what is judged and kept; 0: the set itself.
+    average: Annotated[float, Number, Field(ge=0, lt=1)] = 0.0
     batch: Count = 1024  # real examples per outer step
     networks: Annotated[int, Number, Field(ge=1, le=1000)] = 1  # networks per outer step, their gradients averaged
     window: Annotated[Few | None, Number] = None  # inner steps that the gradient goes through; None: all

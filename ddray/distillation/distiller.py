@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddray.data import RealData
+from ddray.distillation.average import Average
 from ddray.distillation.clip import Clip
 from ddray.distillation.config import DistillConfig, EngineConfig, OuterConfig
 from ddray.distillation.engine import make_engine
@@ -69,6 +70,7 @@ class Distiller:
         self.known = known_starts(self.network, config.network, seed)
         self.batches = RealBatches(self.dataset, config.outer.batch, config.data.augment, seed)
         self._raw = self._initial()
+        self._average = Average(config.outer.average, self._raw)
         self._optimiser = self._make_optimiser()
         self._clip = Clip(config.outer)
         self._judge: Judge | None = None
@@ -77,7 +79,7 @@ class Distiller:
         self.best: Best | None = None
 
     def synthetic(self) -> Synthetic:
-        """The set as it is now, as the inner loop sees it."""
+        """The set that learns, as the inner loop sees it."""
         return materialise(self._raw, self.config)
 
     def advance(self, steps: int = 1) -> None:
@@ -111,6 +113,7 @@ class Distiller:
         self._update(synthetic, totals)
         self.loss = loss
         self.step += 1
+        self._average.follow(self.step)
 
     def _groups(self) -> Iterator[tuple[InnerStep, Tensor]]:
         """Initial weights of this outer step's networks, alone or together; those with windows of their own go alone."""
@@ -156,7 +159,8 @@ class Distiller:
         """Score the set as it is on the validation split with networks A, and remember it if it is the best so far."""
         score = self.judge(self.synthetic_now(), "A")
         if self.best is None or score.mean > self.best.score:
-            self.best = Best(self.step, score.mean, {name: raw.detach().clone() for name, raw in self._raw.items()})
+            kept = {name: value.clone() for name, value in self._average.values.items()}
+            self.best = Best(self.step, score.mean, kept)
         return score
 
     def judge(self, synthetic: Synthetic, networks: NetworkSet) -> Score:
@@ -167,8 +171,8 @@ class Distiller:
 
     @torch.no_grad()
     def synthetic_now(self) -> Synthetic:
-        """The set as it is now, detached."""
-        return materialise({name: raw.detach() for name, raw in self._raw.items()}, self.config)
+        """The set as it would be kept now: itself, or its average over outer steps (`outer.average`); detached."""
+        return materialise(self._average.values, self.config)
 
     @torch.no_grad()
     def synthetic_best(self) -> Synthetic:
@@ -180,6 +184,8 @@ class Distiller:
         state: dict[str, Any] = {"step": self.step, "loss": self.loss}
         state |= {f"norm.{name}": average for name, average in self._clip.averages.items()}
         state |= {f"raw.{name}": raw.detach() for name, raw in self._raw.items()}
+        if self.config.outer.average:
+            state |= {f"average.{name}": value for name, value in self._average.values.items()}
         for name, raw in self._raw.items():
             state |= {f"adam.{name}.{key}": value for key, value in self._optimiser.state[raw].items()}
         if self.best is not None:
@@ -193,6 +199,8 @@ class Distiller:
         self.step, self.loss = int(state["step"]), float(state["loss"])
         for name, raw in self._raw.items():
             raw.copy_(state[f"raw.{name}"])
+            if self.config.outer.average:
+                self._average.values[name].copy_(state[f"average.{name}"])
             prefix = f"adam.{name}."
             self._optimiser.state[raw] = {
                 key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)

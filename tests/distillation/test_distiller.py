@@ -25,6 +25,7 @@ VARIANTS = {
     "average": {"synthetic__init": "average"},
     "shorter unroll": {"synthetic__epochs": 4, "outer__unroll_steps": 6, "outer__window": 2},
     "clipped by averages": {"outer__clip": None, "outer__clip_average": 1.1, "outer__clip_each": True},
+    "averaged": {"outer__average": 0.9},
     "momentum": {"inner__optimiser": "momentum"},
     "adam": {"inner__optimiser": "adam"},
     "step decay": {"outer__decay": "step", "outer__decay_every": 3, "outer__clip": None},
@@ -128,6 +129,23 @@ def test_best_is_kept_and_not_overwritten_by_worse() -> None:
     assert run.best.score == max(score for _, score in looks)
     assert run.best.step == next(step for step, score in looks if score == run.best.score)
     assert run.judge(run.synthetic_best(), "A").mean == run.best.score
+
+
+def test_the_average_over_outer_steps_is_what_is_judged_and_kept_and_nothing_that_is_learned_from() -> None:
+    plain, averaged = distiller(), distiller(outer__average=0.5)
+    sets = [plain.synthetic_now().inputs]
+    for _ in range(12):
+        plain.advance()
+        averaged.advance()
+        sets.append(plain.synthetic_now().inputs.clone())
+    assert torch.equal(averaged.synthetic().inputs, sets[-1])
+    expected = sets[0].double()
+    for step, inputs in enumerate(sets[1:], 1):
+        share = min(0.5, (1 + step) / (10 + step))
+        expected = share * expected + (1 - share) * inputs
+    torch.testing.assert_close(averaged.synthetic_now().inputs.double(), expected, rtol=1e-5, atol=1e-6)
+    averaged.score()
+    assert torch.equal(averaged.synthetic_best().inputs, averaged.synthetic_now().inputs)
 
 
 def test_divergence_names_the_outer_step_and_leaves_the_set() -> None:
