@@ -16,7 +16,7 @@ from command_line import HERE, SMALL, Run, environment, tree, write_npz
 
 from ddray.distillation import load
 
-STEPS = 400  # so many that a busy machine has time to interrupt them
+STEPS = 60
 DRY = """\
 dataset: {npz}
 arch: LeNet
@@ -62,13 +62,14 @@ def test_distill_replaces_a_set(run: Run, npz: Path, own_set: Path) -> None:
 
 
 def test_interrupted_and_started_again_distill_gives_the_same_bytes(run: Run, npz: Path, work: Path) -> None:
-    flags = ["distill", "--dataset", str(npz), "--arch", "tiny_net:TinyNet", "--set", f"outer.steps={STEPS}"]
+    flags = ["distill", "--dataset", str(npz), "--arch", "tiny_net:PausingNet", "--set", f"outer.steps={STEPS}"]
     flags += ["--set", "outer.batch=32", "--set", "outer.score_every=10"]
     flags += ["--set", "synthetic.steps=1", "--set", "synthetic.epochs=1", "--out"]
     checkpoint = work / "broken.checkpoint"
     start = [sys.executable, "-c", "from ddray.cli import main; main()", *flags, "broken"]
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    with subprocess.Popen(start, stderr=subprocess.PIPE, text=True, env=environment(PYTHONPATH=path)) as process:
+    env = environment(PYTHONPATH=path, PAUSE_ONCE_THERE=str(checkpoint))
+    with subprocess.Popen(start, stderr=subprocess.PIPE, text=True, env=env) as process:
         while not checkpoint.exists() and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
