@@ -169,18 +169,18 @@ class ComparedPools(TorchFunctionMode):
     ) -> Any:  # fmt: skip
         given = kwargs or {}
         if func in (F.max_pool2d, torch.max_pool2d) and not torch.is_grad_enabled() and _of_quarters(*args, **given):
-            return largest_of_quarters(args[0])
+            return largest_of_quarters(args[0] if args else given["input"])
         return func(*args, **given)
 
 
 def _of_quarters(
-    x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+    input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> bool:  # fmt: skip
     """Whether a pool takes the largest of 2×2 values that no other takes, of enough values to pay."""
     usual = pair(kernel_size) == pair(stride or kernel_size) == (2, 2) and pair(padding) == (0, 0)
     usual = usual and pair(dilation) == (1, 1) and not ceil_mode and not return_indices
-    return usual and not x.is_cuda and x.numel() >= _LARGE
+    return usual and not input.is_cuda and input.numel() >= _LARGE
 
 
 def largest_of_quarters(x: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ def test_large_pools_without_a_gradient_go_by_comparisons_and_are_torchs_to_the_
     ours = kernels.largest_of_quarters
     monkeypatch.setattr(kernels, "largest_of_quarters", lambda x: (asked.append(x), ours(x))[1])
     with torch.no_grad(), ComparedPools():
-        found = [nn.MaxPool2d(**options)(x), F.max_pool2d(x, **options)]
+        found = [nn.MaxPool2d(**options)(x), F.max_pool2d(x, **options), F.max_pool2d(input=x, **options)]
         found += [] if options.get("return_indices") else [torch.max_pool2d(x, **options)]
     assert len(asked) == (len(found) if taken else 0)
     for pooled in found:
