@@ -79,6 +79,7 @@ class DistilledSet:
         record = self.manifest.network
         if network is not None:
             built = Network(network)
+            built.probe(self.manifest.dataset.input_shape)
         elif record.arch in ARCHITECTURES:
             built = build(
                 record.arch, self.manifest.dataset.input_shape, len(self.manifest.dataset.class_names), record.args
@@ -154,7 +155,8 @@ class DistilledSet:
 
         Args:
             nets: fresh networks, 20 if not given; a set for known networks has as many as it has starts.
-            split: "validation" or "test".
+            split: "validation" or "test". A look at test is written down by `ddray evaluate SET --split test`, which knows
+                the set's file; this call does not, and keeps no count of looks.
             dataset: the real data; loaded by name if not given, from `data` if that is given.
             network: a module to train in place of the one that the manifest names.
             protocol: "as-distilled" replays the recorded steps and rates; "retrain" is ordinary SGD on the samples;

@@ -45,7 +45,7 @@ class Network:
         module: the layers; its own parameters are scratch space.
         shapes: name and shape of every weight tensor, in the order in which they lie in the vector.
         size: length of the vector.
-        stochastic: it has dropout layers.
+        stochastic: it draws random numbers in training mode: it has dropout layers, or `probe` saw it draw.
         mixes_examples: it has batch statistics, so that an example's logits depend on who else is in its batch.
         identity: equal for networks that compute the same function of their weights.
 
@@ -89,6 +89,18 @@ class Network:
         with torch.random.fork_rng(devices=[parameter.device] if parameter.is_cuda else []):
             torch.manual_seed(seed)
             yield
+
+    def probe(self, input_shape: tuple[int, ...]) -> tuple[Tensor, bool]:
+        """Logits of two blank inputs, and whether evaluation draws random numbers; notes whether training does.
+
+        Functions such as `F.dropout`, and layers that call them, are dropout that no dropout layer shows.
+        """
+        weights = self.flatten()
+        blank = torch.zeros((2, *input_shape), dtype=weights.dtype, device=weights.device)
+        with torch.no_grad(), torch.random.fork_rng(devices=[weights.device] if weights.is_cuda else []):
+            logits, random = _draws(lambda: self(weights, blank))
+            self.stochastic |= _draws(lambda: self.training(weights, blank))[1]
+        return logits, random
 
     def _mode(self, *, training: bool) -> None:
         if self._training is not training:
@@ -155,7 +167,7 @@ def build(arch: str, input_shape: tuple[int, ...], classes: int, arguments: Mapp
             module = factory(**given)
     except RequestError:  # which says more precisely what is wrong
         raise
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # a user's own code may raise anything
         raise RequestError(
             "network.args", dict(arguments or {}), f"{arch} does not take these: {_line(error)}"
         ) from error
@@ -163,6 +175,10 @@ def build(arch: str, input_shape: tuple[int, ...], classes: int, arguments: Mapp
         raise RequestError(
             "arch", arch, f"a factory must return a torch.nn.Module, this returned {type(module).__name__}"
         )
+    if any(nn.parameter.is_lazy(parameter) for parameter in module.parameters()):
+        raise RequestError("arch", arch, "its layers must know their sizes: it has lazy ones")
+    if not list(module.parameters()):
+        raise RequestError("arch", arch, "it has no weights to train")
     network = Network(module)
     if not list(module.buffers()):
         network.identity = (arch, factory, input_shape, classes, json.dumps(dict(arguments or {}), sort_keys=True))
@@ -176,23 +192,25 @@ def _import(arch: str) -> Callable[..., nn.Module]:
         raise RequestError("arch", arch, f"choose one of {', '.join(ARCHITECTURES)}, or package.module:factory")
     try:
         factory = getattr(importlib.import_module(package), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # importing runs a user's own code
         raise RequestError("arch", arch, f"it could not be imported: {_line(error)}") from error
     if not callable(factory):
         raise RequestError("arch", arch, "it is not callable")
     return factory  # type: ignore[no-any-return]
 
 
-@torch.no_grad()
 def _check(arch: str, network: Network, input_shape: tuple[int, ...], classes: int) -> None:
     try:
-        weights = network.flatten()
-        logits = network(weights, torch.zeros((2, *input_shape), dtype=weights.dtype, device=weights.device))
-    except RuntimeError as error:
+        logits, random = network.probe(input_shape)
+    except Exception as error:
         raise RequestError("arch", arch, f"it does not take inputs of shape {input_shape}: {_line(error)}") from error
     allowed = {classes, outputs_for(classes)}
+    expected = " or ".join(str(k) for k in sorted(allowed))
+    if not isinstance(logits, Tensor):
+        raise RequestError("arch", arch, f"it must give [N, {expected}] logits, it gave a {type(logits).__name__}")
+    if random:
+        raise RequestError("arch", arch, "it draws random numbers in evaluation mode: F.dropout(x, p, self.training)?")
     if logits.dim() != 2 or logits.shape[0] != 2 or logits.shape[1] not in allowed:
-        expected = " or ".join(str(k) for k in sorted(allowed))
         raise RequestError(
             "arch",
             arch,
@@ -200,5 +218,14 @@ def _check(arch: str, network: Network, input_shape: tuple[int, ...], classes: i
         )
 
 
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _draws(forward: Callable[[], Tensor]) -> tuple[Tensor, bool]:
+    """What `forward` gives, and whether it drew from torch's global generator."""
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    return forward(), not torch.equal(before, torch.random.get_rng_state())
+
+
+def _line(error: BaseException) -> str:
+    said = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    explains_itself = isinstance(error, TypeError | ValueError | RuntimeError | ImportError | AttributeError)
+    return said if said and explains_itself else f"{type(error).__name__} {said}".strip()

@@ -1,6 +1,10 @@
+import math
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ddray.errors import RequestError
 from ddray.networks import build
@@ -64,9 +68,56 @@ def test_dropout_follows_from_the_seed_and_is_off_without() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_dropout_that_no_layer_shows_follows_from_the_seed_too() -> None:
+    network = build(f"{HERE}:Careless", (1, 8, 8), 3)
+    weights, x = network.flatten(), torch.ones(2, 1, 8, 8)
+    assert network.stochastic and not build(f"{HERE}:little", (1, 8, 8), 3).stochastic
+    assert torch.equal(network(weights, x, seed=1), network(weights, x, seed=1))
+    assert not torch.equal(network(weights, x, seed=1), network(weights, x, seed=2))
+
+
 def little(input_shape: tuple[int, ...], outputs: int, width: int = 3) -> nn.Module:
     size = input_shape[0] * input_shape[1] * input_shape[2]
     return nn.Sequential(nn.Flatten(), nn.Linear(size, width), nn.Linear(width, outputs))
+
+
+class Careless(nn.Module):
+    """Dropout as a function, which no layer shows; in evaluation too if it `forgets` the mode."""
+
+    def __init__(self, input_shape: tuple[int, ...], outputs: int, *, forgets: bool = False) -> None:
+        super().__init__()
+        self.linear, self.forgets = nn.Linear(math.prod(input_shape), outputs), forgets
+
+    def forward(self, x: Tensor) -> Tensor:
+        dropped: Tensor = self.linear(nn.functional.dropout(x.flatten(1), 0.5, self.training or self.forgets))
+        return dropped
+
+
+class Odd(nn.Module):
+    """Goes wrong in forward as a user's network may."""
+
+    def __init__(self, input_shape: tuple[int, ...], outputs: int, how: str) -> None:
+        super().__init__()
+        self.linear, self.how = nn.Linear(math.prod(input_shape), outputs), how
+
+    def forward(self, x: Tensor) -> object:
+        if self.how == "tuple":
+            return self.linear(x.flatten(1)), x
+        if self.how == "unpacks":
+            _, _, _ = x.shape
+        raise AssertionError
+
+
+def lazy(outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(outputs))
+
+
+def weightless() -> nn.Module:
+    return nn.Flatten()
+
+
+def keyless(table: str = "no") -> nn.Module:
+    return {"yes": nn.Flatten()}[table]
 
 
 def two_logits() -> nn.Module:
@@ -90,6 +141,13 @@ def test_two_classes_may_have_two_logits() -> None:
     assert build(f"{HERE}:two_logits", (1, 4, 4), 2).shapes["1.weight"] == (2, 16)
 
 
+@pytest.fixture
+def user_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_nets.py").write_text("1 / 0\n")
+    (tmp_path / "leaving_nets.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arch", "shape", "classes", "arguments", "part"),
     [
@@ -105,9 +163,23 @@ def test_two_classes_may_have_two_logits() -> None:
         ("LeNet", (1, 28, 28), 10, {"width": 3}, "does not take these"),
         (f"{HERE}:two_logits", (1, 4, 4), 3, {}, "it gave [2, 2]"),
         (f"{HERE}:two_logits", (1, 5, 5), 2, {}, "does not take inputs of shape"),
+        (f"{HERE}:Careless", (1, 4, 4), 3, {"forgets": True}, "random numbers in evaluation mode"),
+        (f"{HERE}:Odd", (1, 4, 4), 3, {"how": "tuple"}, "it gave a tuple"),
+        (f"{HERE}:Odd", (1, 4, 4), 3, {"how": "unpacks"}, "too many values to unpack"),
+        (f"{HERE}:Odd", (1, 4, 4), 3, {"how": "asserts"}, "does not take inputs of shape (1, 4, 4): AssertionError"),
+        (f"{HERE}:lazy", (1, 4, 4), 3, {}, "it has lazy ones"),
+        (f"{HERE}:weightless", (1, 4, 4), 3, {}, "no weights to train"),
+        (f"{HERE}:keyless", (1, 4, 4), 3, {}, "does not take these: KeyError 'no'"),
+        (".nets:Net", (1, 4, 4), 3, {}, "could not be imported"),
+        ("broken_nets:Net", (1, 4, 4), 3, {}, "could not be imported: ZeroDivisionError"),
+        ("leaving_nets:Net", (1, 4, 4), 3, {}, "could not be imported: SystemExit 3"),
+        ("ConvNet3", (3, 32, 32), 10, {"width": 0}, "does not take these"),
+        ("ConvNet3", (3, 32, 32), 10, {"width": -1}, "does not take these"),
     ],
 )
-def test_refusals(arch: str, shape: tuple[int, ...], classes: int, arguments: dict[str, int], part: str) -> None:
+def test_refusals(
+    arch: str, shape: tuple[int, ...], classes: int, arguments: dict[str, Any], part: str, user_modules: None
+) -> None:
     with pytest.raises(RequestError) as refusal:
         build(arch, shape, classes, arguments)
     assert part in str(refusal.value)
