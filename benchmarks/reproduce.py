@@ -99,12 +99,11 @@ def distilled(row: str, digest: str, config: dict[str, Any], seed: int, threads:
             print(f"{row} seed {seed}: step {progress.step} of {progress.steps}, loss {progress.loss:.3f}, validation "
                   f"{100 * progress.score.mean:.2f} %", file=sys.stderr, flush=True)  # fmt: skip
 
-        found = ddray.distill(
+        ddray.distill(
             config["dataset"], config["arch"], config["config"], seed=seed,
             engine=EngineConfig.model_validate({"threads": threads, **config.get("engine", {})}),
-            checkpoint=place.with_suffix(".checkpoint"), report=report,
+            checkpoint=place.with_suffix(".checkpoint"), save_to=place, report=report,
         )  # fmt: skip
-        found.save(place)
     return place, float(clock.read_text()) / 60
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,10 +94,13 @@ def distill(
     refuse_foreign(out)
     with writable_folder(out.parent, "--out"), report.DistillProgress() as progress:
         checkpoint = out.with_name(f"{out.name}.checkpoint")
-        distilled = distill_set(
-            dataset, arch, config, seed=seed, data=data, engine=settings, checkpoint=checkpoint, report=progress.show
-        )
-        distilled.save(out)
+        with warnings.catch_warnings(record=True, action="always", category=RuntimeWarning) as said:
+            distilled = distill_set(
+                dataset, arch, config, seed=seed, data=data, engine=settings, checkpoint=checkpoint, save_to=out,
+                report=progress.show,
+            )  # fmt: skip
+    for warning in said:
+        print("ddray:", warning.message, file=sys.stderr)
     print(f"{distilled.stored_samples} samples saved in {out}")
     print(distilled.manifest.scores[0])
 

@@ -60,8 +60,7 @@ def assess(
     outputs = distilled.manifest.network.outputs
     real = compare([judge], dataset, config, engine, outputs, known, count) if baselines else {}
     if split == "test":
-        recorded = distilled.manifest.model_copy(update={"scores": (*distilled.manifest.scores, *scores)})
-        stamp(place, recorded)
+        stamp(place, scores)
         distilled = load(place)
     return Assessment(distilled, arch or distilled.manifest.network.arch, tuple(scores), real)
 

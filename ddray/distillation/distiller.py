@@ -156,9 +156,12 @@ class Distiller:
         self._optimiser.step()
 
     def score(self) -> Score:
-        """Score the set as it is on the validation split with networks A, and remember it if it is the best so far."""
+        """Score the set as it is on the validation split with networks A, and remember it if it is the best so far.
+
+        A set on which no network's weights stay finite is never the best.
+        """
         score = self.judge(self.synthetic_now(), "A")
-        if self.best is None or score.mean > self.best.score:
+        if score.diverged < score.n and (self.best is None or score.mean > self.best.score):
             kept = {name: value.clone() for name, value in self._average.values.items()}
             self.best = Best(self.step, score.mean, kept)
         return score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ def distill(
     data: Path | str | None = None,
     engine: EngineConfig | None = None,
     checkpoint: Path | None = None,
+    save_to: Path | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> DistilledSet:
     """Distil a dataset for an architecture: `ddray.distill("MNIST", "LeNet", {"synthetic.steps": 1}, seed=0)`.
@@ -61,12 +63,15 @@ def distill(
         seed: decides everything random.
         data: where to look for the dataset's files.
         engine: how to compute; what it leaves open is settled first, by `ddray.distillation.choose`.
-        checkpoint: a file to resume from if it is there, and to save to after every look; removed at the end.
+        checkpoint: a file to resume from if it is there, and to save to after every look; removed at the end, when the set is
+            saved.
+        save_to: a directory to save the set in.
         report: called after every look.
 
     Raises:
         RequestError: a setting that is not allowed, or that the dataset or network cannot take.
-        Diverged: a number stopped being finite before there was any look; after one, the best set is returned.
+        Diverged: a number stopped being finite before any set was seen that trains networks; after one, the best is
+            returned, with a RuntimeWarning.
 
     """
     real = load_dataset(dataset, Path(data) if data else None) if isinstance(dataset, str) else dataset
@@ -82,10 +87,14 @@ def distill(
         state.load(distiller, checkpoint)
     try:
         _run(distiller, checkpoint, report)
-    except Diverged:
+    except Diverged as diverged:
         if distiller.best is None:
             raise
+        kept = f"kept is the best set seen before, of step {distiller.best.step} of {settings.outer.steps}"
+        warnings.warn(f"{diverged}: {kept}", RuntimeWarning, stacklevel=2)
     finished = finished_set(distiller)
+    if save_to is not None:
+        finished.save(save_to)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return finished
@@ -98,8 +107,9 @@ def _run(distiller: Distiller, checkpoint: Path | None, report: Callable[[Progre
         score = distiller.score()
         if checkpoint is not None:
             state.save(distiller, checkpoint)
-        if report is not None and distiller.best is not None:
-            report(Progress(distiller.step, outer.steps, distiller.loss, score, distiller.best.score))
+        if report is not None:
+            best = 0.0 if distiller.best is None else distiller.best.score
+            report(Progress(distiller.step, outer.steps, distiller.loss, score, best))
 
 
 def interval(distiller: Distiller) -> int:
@@ -109,8 +119,16 @@ def interval(distiller: Distiller) -> int:
 
 
 def finished_set(distiller: Distiller) -> DistilledSet:
-    """The distiller's best set as an artefact, scored anew on the validation split with networks B."""
-    return artefact(distiller, (distiller.judge(distiller.synthetic_best(), "B"),))
+    """The distiller's best set as an artefact, scored anew on the validation split with networks B.
+
+    Raises:
+        Diverged: not one of these networks has finite weights after training on it.
+
+    """
+    score = distiller.judge(distiller.synthetic_best(), "B")
+    if score.diverged == score.n:
+        raise Diverged("a weight of every network trained on the set", distiller.step)
+    return artefact(distiller, (score,))
 
 
 def artefact(distiller: Distiller, scores: tuple[Score, ...] = ()) -> DistilledSet:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,34 +16,65 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor
 
+from ddray.distillation.evaluate import Score
 from ddray.distillation.manifest import FORMAT, Manifest, checksum, seal
 from ddray.errors import RequestError
 
 TENSORS, MANIFEST = "distilled.safetensors", "manifest.json"
+_STAMPING = f".{MANIFEST}-"
 
 
 def write(directory: Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> Path:
     """Write `distilled.safetensors` and `manifest.json` into `directory`, whole or not at all.
 
+    A set that is there already is moved aside until the new one is in its place, then removed.
+
     Raises:
-        RequestError: the directory exists and holds something other than a distilled set.
+        RequestError: the directory exists and holds something other than a distilled set, or cannot be written.
 
     """
     refuse_foreign(directory)
+    directory = directory.resolve()  # a link stays, and what it points to is replaced
     data = write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    try:
+        _write(directory, data, manifest)
+    except OSError as error:
+        raise RequestError("--out", str(directory), f"a set could not be saved there: {error.strerror}") from error
+    return directory
+
+
+def _write(directory: Path, data: bytes, manifest: Manifest) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=directory.parent))
     try:
         (temporary / TENSORS).write_bytes(data)
         (temporary / MANIFEST).write_text(_text(seal(manifest, data)), encoding="utf-8")
         temporary.chmod(0o755)
-        if directory.exists():
-            shutil.rmtree(directory)
-        temporary.rename(directory)
+        _put(temporary, directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return directory
+
+
+def _put(new: Path, directory: Path) -> None:
+    """Rename `new` to `directory`; what was there is deleted once that is done, and comes back if it fails."""
+    if not directory.exists():
+        new.rename(directory)
+        return
+    holder = Path(tempfile.mkdtemp(prefix=".old-", dir=directory.parent))
+    old = holder / directory.name
+    try:
+        directory.rename(old)
+    except OSError:
+        holder.rmdir()
+        raise
+    try:
+        new.rename(directory)
+    except BaseException:
+        old.rename(directory)
+        holder.rmdir()
+        raise
+    shutil.rmtree(holder)
 
 
 def read(directory: Path) -> tuple[dict[str, Tensor], Manifest]:
@@ -74,12 +105,17 @@ def read(directory: Path) -> tuple[dict[str, Tensor], Manifest]:
     return tensors, manifest
 
 
-def stamp(directory: Path, manifest: Manifest) -> None:
-    """Replace the manifest of a saved set, for example to record a further score; the tensors stay."""
+def stamp(directory: Path, scores: Sequence[Score]) -> None:
+    """Record further scores in the manifest of a saved set; the tensors stay.
+
+    The manifest is read now, not when scoring began, so that a look recorded meanwhile is not lost.
+    """
+    _, manifest = read(directory)
     data = (directory / TENSORS).read_bytes()
-    handle, name = tempfile.mkstemp(prefix=f".{MANIFEST}-", dir=directory)
+    recorded = manifest.model_copy(update={"scores": (*manifest.scores, *scores)})
+    handle, name = tempfile.mkstemp(prefix=_STAMPING, dir=directory)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(_text(seal(manifest, data)))
+        file.write(_text(seal(recorded, data)))
     Path(name).chmod(0o644)
     Path(name).replace(directory / MANIFEST)
 
@@ -113,11 +149,16 @@ def _check_tensors(manifest: Manifest, tensors: dict[str, Tensor]) -> None:
 
 
 def refuse_foreign(directory: Path) -> None:
-    """Refuse to save where something other than a distilled set lies."""
-    if directory.is_dir() and not any(directory.iterdir()):
+    """Refuse to save where anything other than a distilled set lies: saving would delete it."""
+    if not os.path.lexists(directory):
         return
-    if directory.exists() and not (directory / MANIFEST).is_file():
+    if not directory.is_dir():
+        raise RequestError("--out", str(directory), "it exists and is not a directory; name a new one")
+    names = {path.name for path in directory.iterdir() if not path.name.startswith(_STAMPING)}
+    if names and MANIFEST not in names:
         raise RequestError("--out", str(directory), "it exists and is not a distilled set; name a new directory")
+    if foreign := sorted(names - {TENSORS, MANIFEST}):
+        raise RequestError("--out", str(directory), f"it holds {foreign[0]} beside a set; name a new directory")
 
 
 def _text(manifest: Manifest) -> str:

@@ -65,16 +65,16 @@ class DistillTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Advance to the next look and report it; at the last, score the chosen step anew with networks B."""
         began, distiller = time.perf_counter(), self._distiller
+        self._finished = None
         result: dict[str, Any] = {"diverged": "", "budget_reached": False, "value": None}
         try:
             distiller.advance(interval(distiller))
             result["val_accuracy"] = distiller.score().mean
+            if distiller.step >= distiller.config.outer.steps:
+                self._finished = finished_set(distiller)
+                result |= {"budget_reached": True, "value": self._finished.manifest.scores[0].mean, "done": True}
         except Diverged as diverged:
             result |= {"diverged": str(diverged), "val_accuracy": 0.0, "done": True}
-        self._finished = None
-        if distiller.step >= distiller.config.outer.steps:
-            self._finished = finished_set(distiller)
-            result |= {"budget_reached": True, "value": self._finished.manifest.scores[0].mean, "done": True}
         self._seconds += time.perf_counter() - began
         return result | {"outer_step": distiller.step, "loss": distiller.loss, "seconds": self._seconds}
 

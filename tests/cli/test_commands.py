@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from command_line import HERE, SMALL, Run, environment, tree, write_npz
 
-from ddray.distillation import load
+from ddray.distillation import Distiller, load
+from ddray.errors import Diverged
 
 STEPS = 60
 DRY = """\
@@ -90,7 +91,7 @@ def test_interrupted_and_started_again_distill_gives_the_same_bytes(run: Run, np
 
 def test_a_checkpoint_of_other_settings_is_refused(run: Run, npz: Path, work: Path) -> None:
     from ddray.data import load as load_dataset
-    from ddray.distillation import DistillConfig, Distiller, state
+    from ddray.distillation import DistillConfig, state
 
     config = DistillConfig.from_flat({"outer.batch": 9})
     state.save(Distiller(load_dataset(str(npz)), "LeNet", config, seed=1), work / "mine.checkpoint")
@@ -107,6 +108,24 @@ def test_a_distillation_that_diverges_at_once_is_status_1(run: Run, npz: Path, w
     assert (code, out) == (1, "")
     assert "is not finite at outer step 0" in err and len(err.splitlines()) == 1
     assert tree(work) == before
+
+
+def test_a_distillation_that_diverges_later_says_so_and_saves_the_best_set_before(
+    run: Run, npz: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = Distiller._outer_step
+
+    def diverges_at_the_seventh(self: Distiller) -> None:
+        if self.step == 6:
+            raise Diverged("the outer loss", 6)
+        advance(self)
+
+    monkeypatch.setattr(Distiller, "_outer_step", diverges_at_the_seventh)
+    code, out, err = run("distill", "--dataset", npz, "--arch", "LeNet", "--out", "mine", *SMALL)
+    assert code == 0 and "samples saved" in out
+    said = "ddray: the outer loss is not finite at outer step 6: kept is the best set seen before, of step 4 of 12"
+    assert err.splitlines()[-1] == said
+    assert load(work / "mine").manifest.outer_steps == 6 and not (work / "mine.checkpoint").exists()
 
 
 def test_evaluate_shows_both_protocols_beside_real_samples(run: Run, own_set: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from ddray.distillation import DistilledSet, load
 from ddray.distillation.config import InnerConfig
@@ -75,6 +76,40 @@ def test_what_is_not_a_set_is_not_overwritten(made: DistilledSet, tmp_path: Path
         made.save(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
     refuse_foreign(tmp_path / "new")
+
+
+@pytest.mark.parametrize("foreign", ["src", "notes.txt"])
+def test_what_lies_beside_a_set_is_not_deleted(made: DistilledSet, tmp_path: Path, foreign: str) -> None:
+    """Any folder may have a file of the name manifest.json."""
+    (tmp_path / MANIFEST).write_text("{}")
+    (tmp_path / foreign).mkdir()
+    with pytest.raises(RequestError, match=f"--out: .* it holds {foreign} beside a set"):
+        made.save(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {MANIFEST, foreign}
+
+
+def test_a_set_goes_where_a_link_points(made: DistilledSet, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    made.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and load(tmp_path / "real").manifest.seed == made.manifest.seed
+
+
+def test_a_set_that_cannot_be_replaced_stays(
+    made: DistilledSet, known: DistilledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, rename = known.save(tmp_path / "set"), Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if target == place and (self / TENSORS).is_file() and self.parent == tmp_path:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(RequestError, match=r"--out: .*set' is refused: a set could not be saved there: No space"):
+        made.save(place)
+    assert load(place).known is not None
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -206,10 +241,32 @@ def test_a_stamp_adds_a_score_and_keeps_the_tensors(made: DistilledSet, tmp_path
     place = made.save(tmp_path / "set")
     before = (place / TENSORS).read_bytes()
     score = made.evaluate(2, "test", dataset=DATA, network=mlp((1, 4, 4), 3))
-    stamp(place, made.manifest.model_copy(update={"scores": (*made.manifest.scores, score)}))
+    stamp(place, [score])
     found = load(place)
     assert found.manifest.test_looks() == 1 and found.manifest.scores[-1] == score
     assert (place / TENSORS).read_bytes() == before
+
+
+def test_looks_that_overlap_are_all_recorded(made: DistilledSet, tmp_path: Path) -> None:
+    place = made.save(tmp_path / "set")
+    first, second = (made.evaluate(2, "test", dataset=DATA, network=mlp((1, 4, 4), 3)) for _ in range(2))
+    stamp(place, [first])
+    stamp(place, [second])
+    assert load(place).manifest.test_looks() == 2
+
+
+def test_a_user_network_with_dropout_as_a_function_is_trained_as_its_seed_says(made: DistilledSet) -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.linear(nn.functional.dropout(x.flatten(1), 0.5, self.training))
+            return logits
+
+    once, again = (made.train(seed=1, network=Dropping()).get_parameter("linear.weight") for _ in range(2))
+    assert torch.equal(once, again)
 
 
 def test_a_preview_is_a_picture(made: DistilledSet, tmp_path: Path) -> None:

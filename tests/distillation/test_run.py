@@ -1,0 +1,87 @@
+"""A distillation from beginning to end: what becomes of its set and its checkpoint, and of a run that diverges."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddray.distillation import EngineConfig, distill, load
+from ddray.distillation.distiller import Distiller
+from ddray.distillation.run import finished_set
+from ddray.distillation.unroll import Synthetic
+from ddray.errors import Diverged, RequestError
+
+from .problems import ARCH, QUICK, blobs, distiller
+
+CPU = EngineConfig(device="cpu")
+
+
+def test_the_checkpoint_goes_when_the_set_is_saved(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    made = distill(blobs(), ARCH, QUICK, checkpoint=checkpoint, save_to=tmp_path / "set", engine=CPU)
+    assert torch.equal(load(tmp_path / "set").inputs, made.inputs)
+    assert not checkpoint.exists()
+
+
+def test_a_set_that_cannot_be_saved_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = tmp_path / "checkpoint"
+
+    def full(*_: object) -> Path:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(RequestError, match="No space"):
+        patch.setattr(Path, "rename", full)
+        distill(blobs(), ARCH, QUICK, checkpoint=checkpoint, save_to=tmp_path / "set", engine=CPU)
+    looks: list[int] = []
+    again = distill(
+        blobs(), ARCH, QUICK, checkpoint=checkpoint, engine=CPU, report=lambda progress: looks.append(progress.step)
+    )
+    assert looks == []
+    assert torch.equal(again.inputs, distill(blobs(), ARCH, QUICK, engine=CPU).inputs)
+
+
+def test_a_run_that_diverges_says_so_and_keeps_the_best_set_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = Distiller._outer_step
+
+    def diverges_at_the_seventh(self: Distiller) -> None:
+        if self.step == 6:
+            raise Diverged("the outer loss", 6)
+        advance(self)
+
+    monkeypatch.setattr(Distiller, "_outer_step", diverges_at_the_seventh)
+    said = r"outer loss is not finite at outer step 6: kept is the best set seen before, of step 4 of 12"
+    with pytest.warns(RuntimeWarning, match=said):
+        made = distill(blobs(), ARCH, QUICK, engine=CPU)
+    assert (made.manifest.outer_step, made.manifest.outer_steps) == (4, 6)
+
+
+def steep(run: Distiller) -> Synthetic:
+    """The distiller's set with rates at which no network stays finite."""
+    return replace(run.synthetic_now(), rates=torch.full((len(run.order),), 1e30))
+
+
+def test_a_set_on_which_every_network_diverges_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = distiller()
+    run.advance(1)
+    with monkeypatch.context() as patch:
+        broken = steep(run)
+        patch.setattr(run, "synthetic_now", lambda: broken)
+        assert run.score().diverged == 5 and run.best is None
+        with pytest.raises(Diverged, match="every network trained on the set is not finite at outer step 1"):
+            finished_set(run)
+    run.score()
+    assert run.best is not None and run.best.step == 1
+
+
+def test_a_run_without_any_set_that_trains_networks_has_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = Distiller.synthetic_now
+
+    def steep_now(self: Distiller) -> Synthetic:
+        return replace(now(self), rates=torch.full((len(self.order),), 1e30))
+
+    monkeypatch.setattr(Distiller, "synthetic_now", steep_now)
+    with pytest.raises(Diverged, match="every network trained on the set is not finite at outer step 12"):
+        distill(blobs(), ARCH, QUICK, engine=CPU)
