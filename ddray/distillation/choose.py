@@ -25,7 +25,7 @@ from ddray.data import Dataset, RealData
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import check_problem, resolve_device
 from ddray.distillation.engine import QUICK, has_compiler, make_engine
-from ddray.distillation.inner import InnerStep
+from ddray.distillation.inner import CARRIES, InnerStep
 from ddray.distillation.layout import LAYOUTS
 from ddray.distillation.streams import generator
 from ddray.distillation.traced import TracedStep
@@ -38,6 +38,7 @@ LONG = 1200
 """Seconds of inner steps in one distillation, from which on it pays to compile them for half a minute."""
 _MARGIN = 0.95  # a less plain way has to be faster than this share of a plainer one's time
 _SIDE_BY_SIDE = 4  # networks to time together
+_ROUNDING = 1e-3  # relative difference of gradients in float32; layers that are wrong side by side are off by 1e-2 or more
 _PATIENCE = 1.0  # seconds: what takes longer is timed once, and not in a layout that began badly
 
 
@@ -73,7 +74,8 @@ def settle(
         return engine
     dataset = dataset.presented(config.data.text)
     network, outputs = check_problem(dataset, arch, config)
-    carries = 4 * network.size * config.seen_steps
+    carry = 4 * network.size * CARRIES[config.inner.optimiser]
+    carries = carry * config.seen_steps
     work = trials * config.outer.steps * config.outer.networks * config.inner_steps
     if work < QUICK and carries < GRAPHS:
         return engine.model_copy(update={key: PLAIN[key] for key in left_open})
@@ -83,7 +85,7 @@ def settle(
             _Measured(engine, network, arch, dataset, config, outputs, alone=work if trials == 1 else 0)
         )
     chosen = {"compile": found.compile, "layout": found.layout, "networks": found.networks}
-    chosen["adjoint"] = cheapest_adjoint(config.seen_steps, 4 * network.size, found.saved_bytes)
+    chosen["adjoint"] = cheapest_adjoint(config.seen_steps, carry, found.saved_bytes)
     return engine.model_copy(update={key: chosen[key] for key in left_open})
 
 
@@ -111,7 +113,7 @@ class _Measured:
             [
                 torch.__version__, platform.node(), os.cpu_count(), torch.get_num_threads(), arch, config.network.args,
                 network.shapes, self.shapes, config.inner.model_dump(), self.many, alone,
-                engine.model_dump(exclude={"adjoint", "chunk", "bfloat16", "threads"}),
+                has_compiler(engine), engine.model_dump(exclude={"adjoint", "chunk", "bfloat16", "threads"}),
             ],
             sort_keys=True,
         )  # fmt: skip
@@ -176,14 +178,29 @@ class _Measured:
     def _networks(self, step: InnerStep, alone: float) -> str:
         if self.engine.networks != "auto":
             return self.engine.networks
-        if not self.many or self.network.stochastic or alone > _PATIENCE:
+        if not self.many or not self.network.takes_company or alone > _PATIENCE:
             return "loop"
         several = self._step("trace" if isinstance(step, TracedStep) else "off", step.layout, "batch")
         try:
             together = self._seconds(several, math.inf, _SIDE_BY_SIDE) / _SIDE_BY_SIDE
         except (RuntimeError, ValueError):  # a layer that torch.vmap has no rule for
             return "loop"
-        return "batch" if together < _MARGIN * alone else "loop"
+        return "batch" if together < _MARGIN * alone and self._agree(step, several) else "loop"
+
+    def _agree(self, step: InnerStep, several: InnerStep) -> bool:
+        """Whether networks side by side have the gradients that each has alone: torch.vmap is wrong for some layers."""
+        x, y = self._samples()
+        starts = torch.stack([self.network.draw("xavier", 1.0, generator("choose", "network", i)) for i in range(2)])
+        rate = torch.full((), 0.01, device=starts.device)
+
+        def slopes(step: InnerStep, start: Tensor) -> list[Tensor]:
+            carry = step.begin(start)
+            _, inputs, labels, _ = step.record(carry, x, y, rate, 0)[1](tuple(torch.ones_like(t) for t in carry))
+            return [inputs, labels]
+
+        together = slopes(several, starts)
+        alone = [a + b for a, b in zip(*(slopes(step, start) for start in starts), strict=True)]
+        return all(float((a - b).norm()) <= _ROUNDING * float(b.norm()) for a, b in zip(together, alone, strict=True))
 
     def _saved(self, way: tuple[str, str]) -> int:
         """Bytes of one step's graph, by its trace; without one, as much as the network has weights."""
@@ -203,6 +220,8 @@ def _remembered(measured: _Measured) -> _Found:
     with suppress(TypeError, KeyError):
         return _Found(**known[measured.name])
     found = measured.choose()
+    with suppress(OSError, ValueError):  # others may have measured meanwhile
+        known = json.loads(file.read_text(encoding="utf-8"))
     known = {**known, measured.name: vars(found)} if isinstance(known, dict) else {measured.name: vars(found)}
     with suppress(OSError):  # no place to remember: measured again the next time
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ class Clip:
         norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
         limit = math.inf if config.clip is None else config.clip
         if config.clip_average is not None:
-            average = self.averages.get(name, norm)
+            average = self.averages.get(name) or norm  # an average of nothing but zeros would let nothing pass, ever
             limit = min(limit, config.clip_average * average)
             self.averages[name] = config.clip_decay * average + (1 - config.clip_decay) * min(norm, limit)
         if norm > limit:

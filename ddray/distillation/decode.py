@@ -36,6 +36,7 @@ def nearest_words(inputs: Tensor, vectors: Tensor, count: int = 1) -> tuple[Tens
         Numbers of words, int64 [..., count], the nearest first, and their distances [..., count].
 
     """
+    vectors = vectors.to(inputs.device)
     known = (vectors != 0).any(-1)
     known[PADDING] = True
     candidates = torch.nonzero(known).flatten()

@@ -205,8 +205,10 @@ class Distiller:
             if self.config.outer.average:
                 self._average.values[name].copy_(state[f"average.{name}"])
             prefix = f"adam.{name}."
+            moments = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            # Adam counts its steps on the CPU; the rest lies where the tensor does.
             self._optimiser.state[raw] = {
-                key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)
+                key: value.clone() if key == "step" else value.to(self.device, copy=True) for key, value in moments.items()
             }
         self._clip.averages = {key.removeprefix("norm."): state[key] for key in state if key.startswith("norm.")}
         self.best = None
@@ -268,7 +270,8 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        if not float(torch.ones(1, device=device)) == 1.0:
+            raise RuntimeError("it does not compute")
     except (RuntimeError, AssertionError) as error:
         raise RequestError("engine.device", device, str(error).splitlines()[0]) from None
     return device

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -76,8 +78,7 @@ def make_engine(network: Network, inner: InnerConfig | None = None, config: Engi
             return InnerStep(network, inner, several=several, layout=layout)
         return TracedStep(network, inner, several=several, layout=layout, compiled=config.compile == "max")
 
-    # vmap cannot give each its own seeded masks, and the second derivative of torch's batch norm is wrong under it (its issue 534).
-    batch = config.networks == "batch" and not (network.stochastic or network.mixes_examples)
+    batch = config.networks == "batch" and network.takes_company
     return Engine(
         step(several=False),
         step(several=True) if batch else None,
@@ -113,13 +114,14 @@ def engine_for_scores(network: Network, inner: InnerConfig, recorded: Mapping[st
 def check_compile(config: EngineConfig) -> None:
     """Refuse `max` where there is nothing to compile with."""
     if config.compile == "max" and not has_compiler(config):
-        allowed = "auto, off or trace: this machine has no C++ compiler (g++ or clang++), or not the headers of Python"
+        allowed = "auto, off or trace: this machine has no C++ compiler ($CXX, else g++), or not the headers of Python"
         raise RequestError("engine.compile", "max", allowed)
 
 
 def has_compiler(config: EngineConfig) -> bool:
-    """Whether inductor finds what it compiles with: a C++ compiler and Python.h for a CPU; for a GPU it brings its own."""
+    """Whether inductor finds what it compiles with: its C++ compiler and Python.h for a CPU; for a GPU it brings its own."""
     if config.device.startswith("cuda"):
         return True
     headers = Path(sysconfig.get_path("include")) / "Python.h"
-    return headers.is_file() and bool(shutil.which("g++") or shutil.which("clang++"))
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    return headers.is_file() and shutil.which(os.environ.get("CXX", usual)) is not None

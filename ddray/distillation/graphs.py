@@ -185,8 +185,29 @@ def owner(node: fx.Node) -> fx.Node:
 
 
 def _size(node: fx.Node) -> int:
-    value = node.meta.get("val")
-    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
+    values = node.meta.get("val")
+    tensors = values if isinstance(values, tuple | list) else [values]
+    return sum(value.numel() * value.element_size() for value in tensors if isinstance(value, Tensor))
+
+
+def alive_at_once(graph: fx.GraphModule, kept: Sequence[fx.Node] = ()) -> int:
+    """The most bytes alive at any moment of running a graph: what it makes, without what it is given and what is `kept`."""
+    nodes = list(graph.graph.nodes)
+    last: dict[fx.Node, int] = {}
+    for position, node in enumerate(nodes):
+        for source in (node, *node.all_input_nodes):
+            last[owner(source)] = position
+    skipped = {owner(node) for node in kept}
+    alive = most = 0
+    leaving: dict[int, int] = {}
+    for position, node in enumerate(nodes):
+        if node.op == "call_function" and owner(node) is node and node not in skipped:
+            size = _size(node)
+            alive += size
+            leaving[last[node]] = leaving.get(last[node], 0) + size
+        most = max(most, alive)
+        alive -= leaving.get(position, 0)
+    return most
 
 
 def compiled(graphs: Graphs, given: Sequence[Tensor], width: int) -> Graphs:

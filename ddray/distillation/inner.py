@@ -44,6 +44,10 @@ class InnerOptimiser:
     update: Callable[[Tensor, Carry, Tensor, Tensor], tuple[Tensor, Carry]]
 
 
+CARRIES = {"sgd": 1, "momentum": 2, "adam": 3}
+"""Vectors as long as the weights that an optimiser hands from step to step."""
+
+
 def sgd(weights: Tensor, state: Carry, gradient: Tensor, rate: Tensor) -> tuple[Tensor, Carry]:
     """Gradient descent; remembers nothing."""
     return weights - rate * gradient, state

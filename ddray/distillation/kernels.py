@@ -133,7 +133,7 @@ def _is_two_by_two(node: fx.Node) -> bool:
     x, kernel, *rest = node.args
     value = x.meta.get("val") if isinstance(x, fx.Node) else None
     usual = tuple(kernel) == (2, 2) and (not rest or tuple(rest[0]) in ((), (2, 2))) and len(rest) < 2  # type: ignore[arg-type]
-    if not usual or node.kwargs or not isinstance(value, Tensor) or value.is_cuda:
+    if not usual or node.kwargs or not isinstance(value, Tensor) or value.is_cuda or value.dim() != 4:
         return False
     return value.numel() >= _LARGE and value.shape[-1] % 2 == 0 and value.shape[-2] % 2 == 0
 

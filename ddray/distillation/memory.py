@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from torch import Tensor, fx
 from ddray.data import Dataset, RealData
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import check_problem
-from ddray.distillation.engine import Engine, make_engine
-from ddray.distillation.graphs import Graphs, owner, trace
+from ddray.distillation.engine import SIDE_BY_SIDE, Engine, make_engine
+from ddray.distillation.graphs import Graphs, alive_at_once, trace
+from ddray.distillation.inner import CARRIES
 from ddray.distillation.outer import RealBatch
+from ddray.distillation.streams import NETWORKS
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
 from ddray.distillation.unroll import segment_length
 from ddray.errors import RequestError
@@ -73,11 +75,11 @@ def footprint(dataset: RealData, arch: str, config: DistillConfig, engine: Engin
         warnings.simplefilter("ignore")  # that a step cannot be traced is said where it runs
         graphs = _graphs(made, (samples, *dataset.input_shape), (samples, outputs))
     saved = 0 if graphs is None else graphs.saved_bytes
-    together = config.outer.networks if made.several is not None else 1
+    together = _together(made, config)
     longest = segment_length(config.seen_steps, made.adjoint)
     kept = math.ceil(config.seen_steps / longest)
     last = config.seen_steps - (kept - 1) * longest  # steps whose graphs are there when the outer loss is taken
-    carry = 4 * network.size * {"sgd": 1, "momentum": 2, "adam": 3}[config.inner.optimiser]
+    carry = 4 * network.size * CARRIES[config.inner.optimiser]
     stored = 4 * config.stored_samples(dataset.classes) * (torch.Size(dataset.input_shape).numel() + outputs)
     known = config.network.starts if config.network.source == "fixed" else 0
     batch = config.outer.batch * torch.Size(dataset.input_shape).numel()
@@ -87,10 +89,23 @@ def footprint(dataset: RealData, arch: str, config: DistillConfig, engine: Engin
         passing=max(
             together * _passing(graphs),
             together * (_outer(made, dataset, config) - (longest - last) * saved),
-            _judging(made, dataset) - together * longest * saved,
+            max(_judging(made, dataset), _scored(made, config) * (2 * carry + _forward(graphs))) - together * longest * saved,
         ),
-        set=8 * stored + (_SHOWN if dataset.expands else 6) * batch + 4 * network.size * (1 + known) + _own(dataset),
+        set=8 * stored + (_SHOWN if dataset.expands else 6) * batch + 4 * network.size * (1 + known) + _own(dataset)
+        + _judged(dataset),
     )
+
+
+def _together(made: Engine, config: DistillConfig) -> int:
+    """Networks that an outer step's gradient goes through at once."""
+    return 1 if made.several is None or config.outer.window else min(config.outer.networks, SIDE_BY_SIDE)
+
+
+def _scored(made: Engine, config: DistillConfig) -> int:
+    """Networks that are trained together for a score."""
+    if made.several is None:
+        return 1
+    return min(SIDE_BY_SIDE, config.network.starts if config.network.source == "fixed" else NETWORKS["B"])
 
 
 def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: EngineConfig) -> int:
@@ -114,8 +129,15 @@ def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: En
     if 3 * _rough(dataset, arch, config, engine) < min(have, FEW):
         return 0
     process = 0 if on_card else PROCESS
-    needed = footprint(dataset, arch, config, engine).total + process
+    found = footprint(dataset, arch, config, engine)
+    needed = found.total + process
     if needed > have:
+        if found.weights + found.graphs < found.passing:
+            raise RequestError(
+                "outer.batch × outer.networks", config.outer.batch * config.outer.networks,
+                f"one pass needs {gib(found.passing)} of {gib(needed)}, and {where} has {gib(have)}: a smaller batch, fewer "
+                "samples a step, or engine.networks=loop need less",
+            )  # fmt: skip
         thrifty = (engine.model_copy(update={"adjoint": adjoint}) for adjoint in ("recompute", "checkpoint"))
         least = min(footprint(dataset, arch, config, other).total + process for other in thrifty)
         raise RequestError(
@@ -140,10 +162,14 @@ def _rough(dataset: Dataset, arch: str, config: DistillConfig, engine: EngineCon
     for hook in hooks:
         hook.remove()
     samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
-    longest = segment_length(config.seen_steps, make_engine(network, config.inner, engine).adjoint)
-    carries = 4 * network.size * (math.ceil(config.seen_steps / longest) + 3 * longest + 4)
+    made = make_engine(network, config.inner, engine)
+    longest = segment_length(config.seen_steps, made.adjoint)
+    carry = 4 * network.size * CARRIES[config.inner.optimiser]
+    carries = carry * (math.ceil(config.seen_steps / longest) + 3 * longest + 4)
+    together = max(_together(made, config), _scored(made, config))
     chunk = config.outer.batch if network.mixes_examples or engine.device != "cpu" else max(JUDGED, engine.chunk)
-    return carries + 4 * sum(counts) // 2 * (6 * samples * longest + 2 * chunk)
+    each = carries + 4 * sum(counts) // 2 * (6 * samples * longest + 2 * chunk)
+    return together * each + _judged(dataset)
 
 
 def gib(size: float) -> str:
@@ -159,26 +185,6 @@ def machine_memory() -> int:
     return min(physical, int(text)) if text.isdigit() else physical
 
 
-def alive_at_once(graph: fx.GraphModule, kept: Sequence[fx.Node] = ()) -> int:
-    """The most bytes alive at any moment of running a graph: what it makes, without what it is given and what is `kept`."""
-    nodes = list(graph.graph.nodes)
-    last: dict[fx.Node, int] = {}
-    for position, node in enumerate(nodes):
-        for source in (node, *node.all_input_nodes):
-            last[owner(source)] = position
-    skipped = {owner(node) for node in kept}
-    alive = most = 0
-    leaving: dict[int, int] = {}
-    for position, node in enumerate(nodes):
-        if node.op == "call_function" and owner(node) is node and node not in skipped:
-            size = _bytes(node)
-            alive += size
-            leaving[last[node]] = leaving.get(last[node], 0) + size
-        most = max(most, alive)
-        alive -= leaving.get(position, 0)
-    return most
-
-
 def _own(dataset: Dataset) -> int:
     """Bytes of examples that a process keeps for itself: texts of the length asked for, where images are shared."""
     if not dataset.expands:
@@ -186,10 +192,10 @@ def _own(dataset: Dataset) -> int:
     return sum(s.x.numel() * s.x.element_size() for s in (dataset.train, dataset.validation, dataset.test))
 
 
-def _bytes(node: fx.Node) -> int:
-    values = node.meta.get("val")
-    tensors = values if isinstance(values, (tuple, list)) else [values]
-    return sum(value.numel() * value.element_size() for value in tensors if isinstance(value, Tensor))
+def _judged(dataset: Dataset) -> int:
+    """Bytes of the validation split as it is judged on: images in order, and normalised; texts in order."""
+    x = dataset.validation.x
+    return x.numel() * (x.element_size() + (0 if dataset.expands else 4))
 
 
 def _graphs(made: Engine, x: tuple[int, ...], y: tuple[int, ...]) -> Graphs | None:
@@ -205,6 +211,14 @@ def _passing(graphs: Graphs | None) -> int:
     assert isinstance(record, fx.GraphModule) and isinstance(reverse, fx.GraphModule)
     outputs = list(record.graph.nodes)[-1].all_input_nodes
     return max(alive_at_once(record, outputs), alive_at_once(reverse))
+
+
+def _forward(graphs: Graphs | None) -> int:
+    """The most bytes alive in a step that keeps nothing for a reverse."""
+    if graphs is None:
+        return 0
+    assert isinstance(graphs.forward, fx.GraphModule)
+    return alive_at_once(graphs.forward)
 
 
 def _outer(made: Engine, dataset: Dataset, config: DistillConfig) -> int:

@@ -102,7 +102,13 @@ class TracedStep(InnerStep):
         if self.layout not in LAYOUTS:
             assign(joint.graph, self.layout)
         graphs = split(joint, len(given), width)
-        return compiled(graphs, given, width) if self.compiled else graphs
+        if not self.compiled:
+            return graphs
+        try:
+            return compiled(graphs, given, width)
+        except Exception as error:  # whatever goes wrong in a compiler
+            warnings.warn(f"{_called(self.network)} cannot be compiled ({_reason(error)}): its graphs run as traced", stacklevel=2)
+            return graphs
 
     def _joint(self, given: Sequence[Tensor], width: int) -> fx.GraphModule:
         """The graph of a step and its reverse."""
@@ -151,6 +157,14 @@ def _tried(make: Callable[[], M]) -> M | None:
         return None
 
 
+def _called(network: Network) -> str:
+    return type(network.module).__name__
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 _graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
 
@@ -162,9 +176,7 @@ def _kept(key: tuple[Any, ...], network: Network, make: Callable[[], Any]) -> An
     try:
         _graphs[key] = make()
     except Exception as error:  # whatever a user's network does that a graph cannot hold
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        name = type(network.module).__name__
-        warnings.warn(f"{name} cannot be traced ({reason}): it runs as written", stacklevel=2)
+        warnings.warn(f"{_called(network)} cannot be traced ({_reason(error)}): it runs as written", stacklevel=2)
         _graphs[key] = None
     if len(_graphs) > _KEPT:
         _graphs.popitem(last=False)

@@ -54,7 +54,7 @@ def initialise(module: nn.Module, law: Law, gain: float, generator: torch.Genera
 def _reset(module: nn.Module, generator: torch.Generator) -> None:
     # reset_parameters knows only torch's global generator: lend it a seed of ours and give it back as it was.
     seed = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for layer in module.modules():
             reset = getattr(layer, "reset_parameters", None)

@@ -62,6 +62,16 @@ class Network:
         self.identity: Hashable = object()
         self._training: bool | None = None
 
+    @property
+    def takes_company(self) -> bool:
+        """Whether several such networks may be trained side by side under `torch.vmap`.
+
+        It cannot give each its own seeded masks, and the second derivatives of batch, layer and instance norm are wrong under
+        it (by some hundredths with torch 2.15; see its issue 534 for batch norm). Group norm is right.
+        """
+        wrong = nn.LayerNorm | nn.modules.instancenorm._InstanceNorm
+        return not (self.stochastic or self.mixes_examples or any(isinstance(m, wrong) for m in self.module.modules()))
+
     def __call__(self, weights: Tensor, x: Tensor, *, seed: int | None = None) -> Tensor:
         """Logits [N, outputs] of inputs x [N, ...] under `weights` [size].
 
@@ -162,7 +172,7 @@ def build(arch: str, input_shape: tuple[int, ...], classes: int, arguments: Mapp
         accepted = inspect.signature(factory).parameters
         given = {key: value for key, value in wanted.items() if key in accepted} | dict(arguments or {})
         # A module draws its first weights from torch's global generator: lend it a seed, and give it back as it was.
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             module = factory(**given)
     except RequestError:  # which says more precisely what is wrong

@@ -121,6 +121,7 @@ FLAGS = {
     "--set outer.lr=fast": ("outer.lr: 'fast'", "a number"),
     "--set synthetic.steps=true": ("synthetic.steps: True", "a number"),
     "--set engine.device=tpu9": ("engine.device: 'tpu9'", "device"),
+    "--set engine.device=meta": ("engine.device: 'meta'", "meta"),
     "--set engine.thread=2": ("engine.thread: 2", "threads"),
     "--set engine.compile=fast": ("engine.compile: 'fast'", "'auto', 'off', 'trace' or 'max'"),
     "--set engine.layout=BPQ": ("engine.layout: 'BPQ'", "blocked|plain|im2col"),

@@ -5,13 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from ddray.distillation import choose, state
 from ddray.distillation.choose import PLAIN, cheapest_adjoint, settle
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import Distiller
-from ddray.distillation.engine import make_engine
+from ddray.distillation.engine import has_compiler, make_engine
 from ddray.distillation.run import distill
 from ddray.errors import RequestError
 from ddray.networks import Network
@@ -111,7 +112,36 @@ def test_a_compile_mode_without_a_compiler_is_refused(monkeypatch: pytest.Monkey
         Distiller(blobs(), ARCH, LONG, engine=EngineConfig(device="cpu", compile="max"))
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm2d(1), nn.Dropout2d(0.5)])
+def test_the_compiler_is_the_one_that_inductor_will_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not has_compiler(EngineConfig(device="cpu"))
+
+
+def hidden_norm(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(torch.Size(input_shape).numel(), 8), nn.Linear(8, outputs)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden: torch.Tensor = self.last(nn.functional.layer_norm(self.first(x.flatten(1)), (8,)))
+            return hidden
+
+    return Hidden()
+
+
+@pytest.mark.parametrize(("arch", "networks"), [(ARCH, "batch"), (f"{__name__}:hidden_norm", "loop")])
+def test_faster_side_by_side_is_not_taken_where_gradients_differ(
+    arch: str, networks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.vmap is wrong for layer norm, which a function may hide."""
+    monkeypatch.setattr(choose._Measured, "_seconds", lambda *_: 1.0)
+    assert settle(EngineConfig(device="cpu"), blobs(), arch, LONG).networks == networks
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm2d(1), nn.Dropout2d(0.5), nn.LayerNorm(4), nn.InstanceNorm2d(1, affine=True)]
+)
 def test_networks_with_batch_statistics_or_masks_of_their_own_are_not_trained_side_by_side(layer: nn.Module) -> None:
     batch = EngineConfig(device="cpu", networks="batch")
     plain = Network(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))

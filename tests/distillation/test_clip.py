@@ -52,6 +52,14 @@ def test_an_average_follows_and_an_explosion_does_not_excuse_the_next() -> None:
     assert clip.averages == pytest.approx({"all": 6.0}, rel=1e-5)
 
 
+def test_a_first_gradient_of_zero_stops_nothing() -> None:
+    clip = Clip(OuterConfig(clip=None, clip_average=2.0, clip_each=True))
+    clip(gradients(0.0, 4.0))
+    given = gradients(3.0, 4.0)
+    clip(given)
+    assert norms(given) == pytest.approx([3.0, 4.0])
+
+
 def test_the_smaller_of_both_limits_holds() -> None:
     clip = Clip(OuterConfig(clip=1.0, clip_average=2.0))
     for expected in (1.0, 1.0):

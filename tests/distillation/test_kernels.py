@@ -92,6 +92,7 @@ def test_every_order_of_four_values_has_its_first_largest() -> None:
         ({"kernel_size": 2, "stride": 2}, (64, 4, 28, 28), True),
         ({"kernel_size": 2}, (2, 4, 28, 28), False),
         ({"kernel_size": 2}, (64, 4, 27, 28), False),
+        ({"kernel_size": 2}, (256, 28, 28), False),
         ({"kernel_size": 3}, (64, 4, 28, 28), False),
         ({"kernel_size": 2, "stride": 1}, (64, 4, 28, 28), False),
         ({"kernel_size": 2, "padding": 1}, (64, 4, 28, 28), False),

@@ -11,7 +11,8 @@ from torch import fx, nn
 from ddray.data import Dataset
 from ddray.distillation import memory
 from ddray.distillation.config import DistillConfig, EngineConfig
-from ddray.distillation.memory import FEW, PROCESS, alive_at_once, check_memory, footprint, gib
+from ddray.distillation.graphs import alive_at_once
+from ddray.distillation.memory import FEW, PROCESS, check_memory, footprint, gib
 from ddray.distillation.run import distill
 from ddray.errors import RequestError
 
@@ -67,6 +68,36 @@ def test_an_unroll_that_does_not_fit_is_one_clear_line(monkeypatch: pytest.Monke
         check_memory(colours(), "ConvNet3", wide(), engine)
     with pytest.raises(RequestError, match="fewer steps"):
         distill(colours(), "ConvNet3", wide(), engine=engine)
+
+
+def test_a_batch_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "machine_memory", lambda: 800 * 2**20)
+    config = DistillConfig.from_flat({"synthetic.steps": 1, "synthetic.epochs": 1, "outer.batch": 256})
+    with pytest.raises(RequestError, match=r"outer\.batch × outer\.networks: 256 .*one pass needs .*a smaller batch"):
+        check_memory(colours(), "ConvNet3", config, ENGINE)
+
+
+def test_networks_side_by_side_count_up_to_as_many_as_are_trained_together() -> None:
+    side_by_side = ENGINE.model_copy(update={"networks": "batch"})
+
+    def weights(engine: EngineConfig, networks: int, **settings: int) -> int:
+        given = {"outer.networks": networks, "synthetic.steps": 4, "outer.batch": 32, **settings}
+        return footprint(blobs(), ARCH, DistillConfig.from_flat(given), engine).weights
+
+    one = weights(ENGINE, 60)
+    assert weights(side_by_side, 1) == one
+    assert weights(side_by_side, 7) == 7 * one
+    assert weights(side_by_side, 60) == 20 * one
+    assert weights(side_by_side, 60, **{"outer.window": 4, "synthetic.epochs": 1}) == weights(
+        ENGINE, 1, **{"synthetic.epochs": 1}
+    )
+
+
+def test_what_is_trained_together_for_a_score_counts() -> None:
+    config = DistillConfig.from_flat({"synthetic.steps": 1, "synthetic.epochs": 1, "outer.batch": 1})
+    alone = footprint(blobs(), ARCH, config, ENGINE)
+    together = footprint(blobs(), ARCH, config, ENGINE.model_copy(update={"networks": "batch"}))
+    assert together.passing > alone.passing
 
 
 def test_small_work_is_not_looked_at_closely(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,20 @@ def test_the_global_generator_plays_no_part_in_traced_masks() -> None:
     assert all(torch.equal(getattr(found[0][1], part), getattr(found[1][1], part)) for part in PARTS)
 
 
-@pytest.mark.skipif(not has_compiler(EngineConfig(device="cpu")), reason="needs a C++ compiler (g++ or clang++) and Python.h")
+def test_what_cannot_be_compiled_says_so_once_and_runs_as_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no disk space\nand a long story")
+
+    monkeypatch.setattr(traced, "compiled", broken)
+    network, weights, synthetic, batch = problem("batch norm", torch.float32)
+    step = TracedStep(network, compiled=True)
+    with pytest.warns(UserWarning, match=r"cannot be compiled \(no disk space\): its graphs run as traced") as heard:
+        found = differentiate(step, weights, synthetic, ORDER, batch)
+    assert len(heard) == 1
+    check_equal(found, differentiate(TracedStep(network), weights, synthetic, ORDER, batch), 1e-6)
+
+
+@pytest.mark.skipif(not has_compiler(EngineConfig(device="cpu")), reason="needs a C++ compiler ($CXX, else g++) and Python.h")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inductor's own imports
 def test_compiled_equals_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
