@@ -217,13 +217,15 @@ def corpus(
         class_names: the labels in their order; without them, that of numbers or of the alphabet.
 
     Raises:
-        RequestError: a label that training lacks, or a single class.
+        RequestError: a label that training lacks, a single class, or too few texts to cut a validation split from.
 
     """
     names = tuple(class_names) or in_order(train.labels)
     parts = [part for part in (train, validation, test) if part is not None]
     classes = [_classes(name, part, names) for part in parts]
-    kept = np.ones(len(classes[0]), bool) if validation is not None else ~held_out(torch.from_numpy(classes[0])).numpy()
+    kept = np.ones(len(classes[0]), bool)
+    if validation is None:
+        kept = ~held_out(torch.from_numpy(classes[0]), "dataset", name).numpy()
     words, numbered = number_words([part.texts for part in parts], kept)
     lines = [Lines(ids, ends, y) for (ids, ends), y in zip(numbered, classes, strict=True)]
     if validation is None:

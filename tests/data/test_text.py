@@ -149,6 +149,15 @@ def test_a_label_that_training_lacks_is_refused(tmp_path: Path) -> None:
         load(f"csv:{path}?text=said&label=kind&test={test}")
 
 
+@pytest.mark.parametrize(("copies", "test"), [(1, "&test={test}"), (2, "")])
+def test_texts_too_few_for_a_validation_split_are_refused(tmp_path: Path, copies: int, test: str) -> None:
+    path = csv(tmp_path / "a.csv", [("x y", "1"), ("z", "2")] * copies)
+    name = f"csv:{path}?text=said&label=kind{test.format(test=path)}"
+    with pytest.raises(RequestError, match="two training examples or more of some class.* 2 in all") as refused:
+        load(name)
+    assert (refused.value.key, refused.value.value) == ("dataset", name)
+
+
 def test_a_label_that_one_text_has_needs_a_test_file(tmp_path: Path) -> None:
     path = csv(tmp_path / "a.csv", [("x y", "1"), ("z", "1"), ("w", "2")])
     with pytest.raises(RequestError, match="there is one of '2'"):
