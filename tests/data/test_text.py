@@ -158,10 +158,11 @@ def test_texts_too_few_for_a_validation_split_are_refused(tmp_path: Path, copies
     assert (refused.value.key, refused.value.value) == ("dataset", name)
 
 
-def test_a_label_that_one_text_has_needs_a_test_file(tmp_path: Path) -> None:
-    path = csv(tmp_path / "a.csv", [("x y", "1"), ("z", "1"), ("w", "2")])
-    with pytest.raises(RequestError, match="there is one of '2'"):
-        load(f"csv:{path}?text=said&label=kind")
+def test_a_label_that_one_text_has_stays_in_training(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", [("x y", "1"), ("w", "2"), *[("z", "1")] * 9])
+    made = load(f"csv:{path}?text=said&label=kind")
+    assert isinstance(made, Corpus) and made.class_names == ("1", "2")
+    assert [np.bincount(lines.y, minlength=2).tolist() for lines in made.lines] == [[6, 1], [2, 0], [2, 0]]
 
 
 def test_vectors_of_several_sources_lie_side_by_side_and_weigh_the_same(tmp_path: Path) -> None:
