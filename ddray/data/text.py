@@ -23,7 +23,7 @@ from ddray.data.dataset import Dataset, Split, TextOptions, held_out, share
 from ddray.data.learned_vectors import learn_vectors
 from ddray.data.sentences import Sentences
 from ddray.data.vectors import find_vectors, glove_file, read_vectors
-from ddray.data.words import PADDING, UNKNOWN, Lines, WordTable, number_words
+from ddray.data.words import PADDING, SPECIAL, UNKNOWN, Lines, WordTable, number_words
 from ddray.errors import RequestError
 
 WORDS, DIMENSION, LONGEST = 10_000, 100, 400
@@ -190,8 +190,9 @@ class Corpus:
 
     def _read(self, source: str, size: int) -> WordTable:
         file = find_vectors(source, self.root)
-        vectors, _ = read_vectors(file, self.words[:size])
-        return WordTable(self.words[:size], vectors, file.name)
+        # A file may have rows of these names; padding and unknown words are zeros all the same.
+        vectors, _ = read_vectors(file, self.words[len(SPECIAL) : size])
+        return WordTable(self.words[:size], np.pad(vectors, ((len(SPECIAL), 0), (0, 0))), file.name)
 
     def __getstate__(self) -> dict[str, Any]:
         # Datasets are made again where they are needed; tables travel, so that all trials of a sweep have the same.

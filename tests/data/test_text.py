@@ -112,6 +112,16 @@ def test_vectors_from_a_file_and_of_a_dimension(tmp_path: Path) -> None:
         films().presented(TextOptions(vectors=str(file), embedding_dim=100))
 
 
+def test_padding_and_unknown_words_are_zeros_whatever_a_file_has_for_them(tmp_path: Path) -> None:
+    file = tmp_path / "small.txt"
+    file.write_text("<pad> 1 1\n<unk> 2 2\nfine 1 0\n", encoding="utf-8")
+    vectors = films().table(TextOptions(vectors=str(file))).vectors
+    assert not vectors[:2].any() and np.count_nonzero(vectors.any(1)) == 1
+    file.write_text("<unk> 2 2\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"at least one of the 7 words"):
+        films().table(TextOptions(vectors=str(file)))
+
+
 def test_glove_is_taken_where_it_is_on_disk(tmp_path: Path) -> None:
     (tmp_path / "glove").mkdir()
     (tmp_path / "glove/glove.6B.50d.txt").write_text("fine " + " ".join(["0.5"] * 50) + "\n", encoding="utf-8")
