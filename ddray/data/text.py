@@ -22,7 +22,7 @@ from torch import Tensor
 from ddray.data.dataset import Dataset, Split, TextOptions, held_out, share
 from ddray.data.learned_vectors import learn_vectors
 from ddray.data.sentences import Sentences
-from ddray.data.vectors import find_vectors, glove_file, read_vectors
+from ddray.data.vectors import find_vectors, glove_file, is_file, read_vectors
 from ddray.data.words import PADDING, SPECIAL, UNKNOWN, Lines, WordTable, number_words
 from ddray.errors import RequestError
 
@@ -94,6 +94,7 @@ class Corpus:
     lines: tuple[Lines, Lines, Lines]
     root: Path | None = None
     _tables: dict[tuple[Any, ...], WordTable] = field(default_factory=dict, repr=False)
+    _sources: dict[tuple[str, int], list[str]] = field(default_factory=dict, repr=False)
     _presented: OrderedDict[TextOptions, TextDataset] = field(default_factory=OrderedDict, repr=False)
     _digests: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -154,20 +155,25 @@ class Corpus:
         """
         size = min(options.vocab_size or WORDS, len(self.words))
         dimension = options.embedding_dim or DIMENSION
-        source = options.vectors
-        if source == "auto":
-            glove = f"glove.6B.{dimension}d"
-            source = glove if glove_file(glove, self.root) is not None else "learned"
-        names = [source] if Path(source).is_file() else source.split("+")  # a path may have a + in it
+        names = self._sources.get((options.vectors, dimension)) or self._names(options.vectors, dimension)
         parts = [self._part(name, size, dimension) for name in names]
+        self._sources[options.vectors, dimension] = names
+        source = "+".join(names)
         key = (source, size, tuple(part.dimension for part in parts))
         if len(parts) > 1 and key not in self._tables:
             vectors = np.concatenate([part.vectors / self._root_mean_square(part.vectors) for part in parts], axis=1)
             self._tables[key] = WordTable(self.words[:size], vectors, "+".join(part.source for part in parts))
         table = parts[0] if len(parts) == 1 else self._tables[key]
-        if options.embedding_dim is not None and "learned" not in source and table.dimension != dimension:
+        if options.embedding_dim is not None and "learned" not in names and table.dimension != dimension:
             raise RequestError("data.embedding_dim", dimension, f"{table.dimension}, as the vectors in {source} have")
         return table
+
+    def _names(self, vectors: str, dimension: int) -> list[str]:
+        """The sources that an option names here and now; remembered, because files may not be where the corpus travels."""
+        if vectors == "auto":
+            glove = f"glove.6B.{dimension}d"
+            return ["learned" if glove_file(glove, self.root) is None else glove]
+        return [vectors] if is_file(Path(vectors)) else vectors.split("+")  # a path may have a + in it
 
     def _part(self, source: str, size: int, dimension: int) -> WordTable:
         """The vectors of one source, found once."""

@@ -77,7 +77,7 @@ def find_vectors(name: str, root: Path | None) -> Path:
         MissingExtra: torchtext, which knows where GloVe is, is not installed.
 
     """
-    if _is_file(Path(name)):
+    if is_file(Path(name)):
         return Path(name)
     file = glove_file(name, root)
     if file is not None:
@@ -102,10 +102,11 @@ def glove_file(name: str, root: Path | None) -> Path | None:
     """`glove/NAME.txt`, or `.txt.gz`, under `root` or else in ddray's own cache; None where it is in neither."""
     places = [cache_directory()] if root is None else [root, cache_directory()]
     files = [place / "glove" / f"{name}.txt{suffix}" for place in places for suffix in ("", ".gz")]
-    return next((file for file in files if _is_file(file)), None)
+    return next((file for file in files if is_file(file)), None)
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether it is one, for any text that somebody gave as a path."""
     try:
         return path.is_file()
     except OSError:  # a name too long, or a folder that may not be looked into

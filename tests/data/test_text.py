@@ -80,6 +80,22 @@ def test_tables_travel_with_a_corpus_and_datasets_do_not() -> None:
     assert again.digests() == made.digests()
 
 
+def test_a_corpus_that_travels_remembers_where_its_vectors_came_from(tmp_path: Path) -> None:
+    """A worker need not have the files, neither those that were found by themselves nor one with a + in its path."""
+    (tmp_path / "glove").mkdir()
+    files = [tmp_path / name for name in ("glove/glove.6B.50d.txt", "a+b.txt")]
+    for file in files:
+        file.write_text("fine " + " ".join(["0.5"] * 50) + "\n", encoding="utf-8")
+    made = films(root=tmp_path)
+    asked = [TextOptions(embedding_dim=50), TextOptions(vectors=str(files[1]))]
+    digests = [made.table(options).digest() for options in asked]
+    for file in files:
+        file.unlink()
+    again = pickle.loads(pickle.dumps(made))
+    assert [again.table(options).digest() for options in asked] == digests
+    assert again.table(asked[0]).source == "glove.6B.50d.txt"
+
+
 def test_a_finished_set_s_own_words_present_a_corpus_that_numbers_them_otherwise() -> None:
     first = films().presented(TextOptions(vocab_size=6, max_length=4, embedding_dim=3))
     other = films().presented_with(first.table, first.length, first.options)
@@ -205,6 +221,19 @@ def test_a_path_with_a_plus_in_it_is_one_file(tmp_path: Path) -> None:
     file = tmp_path / "c++.txt"
     file.write_text("fine 1 0\n", encoding="utf-8")
     assert films().table(TextOptions(vectors=str(file))).source == "c++.txt"
+
+
+def test_a_file_whose_path_says_learned_is_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "learned.txt"
+    file.write_text("fine 1 0\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"data.embedding_dim: 100 .*2, as the vectors in"):
+        films().table(TextOptions(vectors=str(file), embedding_dim=100))
+
+
+@pytest.mark.parametrize("name", ["long" * 100, "nul\0", ""])
+def test_vectors_that_no_file_can_be_called_are_refused(name: str) -> None:
+    with pytest.raises(RequestError, match=r"data\.vectors: .* a file that exists"):
+        films().table(TextOptions(vectors=name))
 
 
 def test_texts_too_short_to_learn_from_have_vectors_of_zeros_beside_those_of_a_file(tmp_path: Path) -> None:
