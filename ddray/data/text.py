@@ -8,6 +8,7 @@ real sentence looked up in a frozen table, for a distilled one learned outright:
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from ddray.errors import RequestError
 
 WORDS, DIMENSION, LONGEST = 10_000, 100, 400
 """Where options are left open: the most words, the vectors' dimension, the most words of a sentence."""
+_WHOLE = re.compile(r"-?\d{1,640}")  # longer ones Python need not read
 _PRESENTED = 2  # datasets of other options to remember: a sweep's driver asks for the same one again and again
 
 
@@ -145,7 +147,7 @@ class Corpus:
         """Words of a sentence: as asked, else what 95 % of the training sentences fit in, at most 400."""
         if options.max_length is not None:
             return options.max_length
-        return max(1, min(LONGEST, int(np.quantile(self.lines[0].lengths(), 0.95))))
+        return max(1, min(LONGEST, int(np.quantile(self.lines[0].lengths(), 0.95, method="higher"))))
 
     def table(self, options: TextOptions) -> WordTable:
         """The words and their vectors.
@@ -243,8 +245,9 @@ def corpus(
 def in_order(labels: Sequence[str]) -> tuple[str, ...]:
     """Distinct labels: whole numbers by their size, words by the alphabet."""
     distinct = set(labels)
-    numbers = all(label.lstrip("-").isdecimal() for label in distinct)
-    return tuple(sorted(distinct, key=int) if numbers else sorted(distinct))
+    if not all(map(_WHOLE.fullmatch, distinct)):
+        return tuple(sorted(distinct))
+    return tuple(sorted(distinct, key=lambda label: (int(label), label)))  # 1 and 01 are two labels
 
 
 def _classes(name: str, part: Sentences, names: tuple[str, ...]) -> npt.NDArray[np.int64]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ddray.data import Corpus, Dataset, TextDataset, TextOptions, load
 from ddray.data.sentences import Sentences
@@ -150,6 +152,20 @@ def test_glove_is_taken_where_it_is_on_disk(tmp_path: Path) -> None:
 def test_labels_are_ordered_as_numbers_or_by_the_alphabet() -> None:
     assert in_order(("10", "9", "-1")) == ("-1", "9", "10")
     assert in_order(("b", "a", "10")) == ("10", "a", "b")
+    assert in_order(("5", "--5", "-4")) == ("--5", "-4", "5")
+    assert in_order(("2", "9" * 5000)) == ("2", "9" * 5000)
+
+
+@given(st.permutations(["1", "01", "001", "-0", "0"]))
+def test_labels_of_one_number_have_an_order_too(labels: list[str]) -> None:
+    assert in_order(labels) == ("-0", "0", "001", "01", "1")
+
+
+def test_by_itself_a_length_fits_95_percent_of_the_sentences() -> None:
+    texts = Sentences(tuple("w " * words for words in (1, 1, 1, 8)) * 2, ("x", "y") * 4)
+    assert corpus("lengths", texts, texts, texts).length(TextOptions()) == 8
+    texts = Sentences(tuple("w " * (1 + words) for words in range(18)), ("x", "y") * 9)
+    assert corpus("lengths", texts, texts, texts).length(TextOptions()) == 18
 
 
 def test_a_table_of_texts_is_a_dataset(tmp_path: Path) -> None:
