@@ -195,7 +195,7 @@ def test_a_label_that_training_lacks_is_refused(tmp_path: Path) -> None:
 def test_texts_too_few_for_a_validation_split_are_refused(tmp_path: Path, copies: int, test: str) -> None:
     path = csv(tmp_path / "a.csv", [("x y", "1"), ("z", "2")] * copies)
     name = f"csv:{path}?text=said&label=kind{test.format(test=path)}"
-    with pytest.raises(RequestError, match="two training examples or more of some class.* 2 in all") as refused:
+    with pytest.raises(RequestError, match=r"two training examples or more of some class.* 2 in all") as refused:
         load(name)
     assert (refused.value.key, refused.value.value) == ("dataset", name)
 
