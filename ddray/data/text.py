@@ -24,7 +24,7 @@ from ddray.data.dataset import Dataset, Split, TextOptions, held_out, share
 from ddray.data.learned_vectors import learn_vectors
 from ddray.data.sentences import Sentences
 from ddray.data.vectors import find_vectors, glove_file, is_file, read_vectors
-from ddray.data.words import PADDING, SPECIAL, UNKNOWN, Lines, WordTable, number_words
+from ddray.data.words import PADDING, SPECIAL, UNKNOWN, Lines, WordTable, number_words, side_by_side
 from ddray.errors import RequestError
 
 WORDS, DIMENSION, LONGEST = 10_000, 100, 400
@@ -149,48 +149,50 @@ class Corpus:
             return options.max_length
         return max(1, min(LONGEST, int(np.quantile(self.lines[0].lengths(), 0.95, method="higher"))))
 
+    def shape(self, options: TextOptions) -> tuple[int, int]:
+        """What `presented` would have as the shape of one example. Nothing is learned for it, and no file read twice."""
+        names, size, dimension = self._asked(options)
+        widths = (dimension if name == "learned" else self._part(name, size, dimension).dimension for name in names)
+        return self.length(options), sum(widths)
+
     def table(self, options: TextOptions) -> WordTable:
         """The words and their vectors.
 
         `auto` takes GloVe's file of that dimension if it is on disk, else learns them. Several sources, joined by `+`, are
         laid side by side, each scaled so that over the running words a component has a root mean square of 1.
         """
-        size = min(options.vocab_size or WORDS, len(self.words))
-        dimension = options.embedding_dim or DIMENSION
-        names = self._sources.get((options.vectors, dimension)) or self._names(options.vectors, dimension)
+        names, size, dimension = self._asked(options)
         parts = [self._part(name, size, dimension) for name in names]
         self._sources[options.vectors, dimension] = names
         source = "+".join(names)
         key = (source, size, tuple(part.dimension for part in parts))
         if len(parts) > 1 and key not in self._tables:
-            vectors = np.concatenate([part.vectors / self._root_mean_square(part.vectors) for part in parts], axis=1)
-            self._tables[key] = WordTable(self.words[:size], vectors, "+".join(part.source for part in parts))
+            self._tables[key] = side_by_side(parts, self.lines[0].ids)
         table = parts[0] if len(parts) == 1 else self._tables[key]
         if options.embedding_dim is not None and "learned" not in names and table.dimension != dimension:
             raise RequestError("data.embedding_dim", dimension, f"{table.dimension}, as the vectors in {source} have")
         return table
 
-    def _names(self, vectors: str, dimension: int) -> list[str]:
-        """The sources that an option names here and now; remembered, because files may not be where the corpus travels."""
+    def _asked(self, options: TextOptions) -> tuple[list[str], int, int]:
+        """The sources that options name, of how many words and, where it is learned, of what dimension."""
+        size, dimension = min(options.vocab_size or WORDS, len(self.words)), options.embedding_dim or DIMENSION
+        vectors, glove = options.vectors, f"glove.6B.{dimension}d"
+        if (vectors, dimension) in self._sources:  # where a corpus has travelled to, the files may not be
+            return self._sources[vectors, dimension], size, dimension
         if vectors == "auto":
-            glove = f"glove.6B.{dimension}d"
-            return ["learned" if glove_file(glove, self.root) is None else glove]
-        return [vectors] if is_file(Path(vectors)) else vectors.split("+")  # a path may have a + in it
+            vectors = "learned" if glove_file(glove, self.root) is None else glove
+        return [vectors] if is_file(Path(vectors)) else vectors.split("+"), size, dimension  # a path may have a + in it
 
     def _part(self, source: str, size: int, dimension: int) -> WordTable:
-        """The vectors of one source, found once."""
+        """The vectors of one source, found once: those from a file for fewer words are the first of those for more."""
         key = (source, size, dimension if source == "learned" else None)
-        if key not in self._tables:
-            self._tables[key] = self._learned(size, dimension) if source == "learned" else self._read(source, size)
+        if key in self._tables:
+            return self._tables[key]
+        for (name, words, kind), table in self._tables.items():
+            if name == source and kind is None and words > size and table.vectors[:size].any():
+                return WordTable(self.words[:size], table.vectors[:size], table.source)
+        self._tables[key] = self._learned(size, dimension) if source == "learned" else self._read(source, size)
         return self._tables[key]
-
-    def _root_mean_square(self, vectors: npt.NDArray[np.float32]) -> np.float32:
-        ids = self.lines[0].ids
-        often = np.bincount(ids[ids < len(vectors)], minlength=len(vectors)).astype(np.float64)
-        often[~vectors.any(axis=1)] = 0
-        if not often.any():  # texts too short to learn anything from: zeros stay zeros
-            return np.float32(1)
-        return np.float32(np.sqrt(often @ (vectors.astype(np.float64) ** 2).mean(axis=1) / often.sum()))
 
     def _learned(self, size: int, dimension: int) -> WordTable:
         sentences = [np.where(ids < size, ids, UNKNOWN).astype(np.int32) for ids in self.lines[0].sentences()]

@@ -54,6 +54,20 @@ class WordTable:
         return self._digest[0]
 
 
+def side_by_side(parts: Sequence[WordTable], ids: npt.NDArray[np.int32]) -> WordTable:
+    """Tables of the same words as one, each scaled so that over the running words `ids` a component has a root mean square of 1."""
+    vectors = np.concatenate([part.vectors / _root_mean_square(part.vectors, ids) for part in parts], axis=1)
+    return WordTable(parts[0].words, vectors, "+".join(part.source for part in parts))
+
+
+def _root_mean_square(vectors: npt.NDArray[np.float32], ids: npt.NDArray[np.int32]) -> np.float32:
+    often = np.bincount(ids[ids < len(vectors)], minlength=len(vectors)).astype(np.float64)
+    often[~vectors.any(axis=1)] = 0
+    if not often.any():  # texts too short to learn anything from: zeros stay zeros
+        return np.float32(1)
+    return np.float32(np.sqrt(often @ (vectors.astype(np.float64) ** 2).mean(axis=1) / often.sum()))
+
+
 @dataclass(frozen=True, eq=False)
 class Lines:
     """Sentences of a split as numbers of words.

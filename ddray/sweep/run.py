@@ -73,7 +73,7 @@ class Prepared:
     @property
     def problem(self) -> Problem:
         """What costs depend on."""
-        return Problem(self.dataset.classes, self.dataset.input_shape)
+        return Problem.of(self.dataset)
 
 
 def search(space: str | Path | SweepRequest | None = None, **options: Any) -> Outcome:

@@ -233,6 +233,28 @@ def test_word_dropout_makes_words_unknown_and_leaves_padding_alone() -> None:
     assert plain.augment(plain.train.x, torch.Generator()) is plain.train.x
 
 
+def test_the_vectors_of_fewer_words_travel_with_those_of_more(tmp_path: Path) -> None:
+    file = tmp_path / "small.txt"
+    file.write_text("film 1 0\nfine 2 0\ndull 0 1\n", encoding="utf-8")
+    made, sizes = films(), range(5, 10)
+    apart = [films().table(TextOptions(vectors=str(file), vocab_size=size)).digest() for size in sizes]
+    made.table(TextOptions(vectors=str(file)))
+    file.unlink()
+    again = pickle.loads(pickle.dumps(made))
+    assert [again.table(TextOptions(vectors=str(file), vocab_size=size)).digest() for size in sizes] == apart
+
+
+def test_a_shape_is_known_without_learning(tmp_path: Path) -> None:
+    file = tmp_path / "small.txt"
+    file.write_text("film 1 0\n", encoding="utf-8")
+    made = films()
+    for vectors, dimension in ((str(file), None), (f"learned+{file}+{file}", 3), ("auto", 7), ("learned", None)):
+        options = TextOptions(vectors=vectors, embedding_dim=dimension, max_length=3)
+        found = made.shape(options)
+        assert all(source != "learned" for source, *_ in made._tables)
+        assert found == films().presented(options).input_shape
+
+
 def test_a_path_with_a_plus_in_it_is_one_file(tmp_path: Path) -> None:
     file = tmp_path / "c++.txt"
     file.write_text("fine 1 0\n", encoding="utf-8")
