@@ -145,8 +145,9 @@ def run(prepared: Prepared) -> Outcome:
         with made(directory) if new else nullcontext():
             held.enter_context(sole_driver(directory))
             study = open_study(
-                directory, spec, prepared.problem, prepared.seed, dataset.digests(), resume=request.resume
-            )
+                directory, spec, prepared.problem, prepared.seed, dataset.digests(), spec.vectors(dataset),
+                resume=request.resume,
+            )  # fmt: skip
             projection = Projection(prepared.tracking_uri, spec, study, directory, dataset)
             _remember(study, prepared)
         try:

@@ -133,6 +133,10 @@ def test_texts_are_searched_by_length_and_vocabulary(run: Run, table: str, work:
     code, _, err = run("best", *kind, "--tracking-uri", "sqlite:///mlflow.db", "--out", "home")
     assert code == 0, err
     assert run("preview", "home")[1].startswith(table)
+    (work / "here/glove").mkdir(parents=True)
+    (work / "here/glove/glove.6B.8d.txt").write_text("film" + 8 * " 1" + "\n", encoding="utf-8")
+    code, _, err = run("search", "--name", "films", "--resume", "--trials", "3", "--data", "here")
+    assert code == 2 and "the word vectors" in err and len(err.splitlines()) == 1
 
 
 def test_a_space_with_sentences_too_short_for_the_network_is_refused(run: Run, table: str, work: Path) -> None:
