@@ -144,6 +144,7 @@ def evaluate(
     rates: Annotated[str | None, typer.Option(metavar="fixed:0.01", help="one rate for all steps")] = None,
     epochs: Annotated[int | None, typer.Option(help="passes over the set; needs --rates")] = None,
     baselines: Annotated[bool, typer.Option(help="score real samples of the same number as well")] = True,
+    dataset: Annotated[str | None, typer.Option(help="the set's own data by another name or path than recorded")] = None,
     data: Data = None,
     tracking_uri: Uri = None,
     as_json: Json = False,
@@ -159,9 +160,12 @@ def evaluate(
 
     place = resolve(set_, tracking_uri or default_tracking_uri())
     report.assessment(
-        assess(place, arch=arch, nets=nets, split=split, rate=rate, epochs=epochs, baselines=baselines, data=data),
+        assess(
+            place, arch=arch, nets=nets, split=split, rate=rate, epochs=epochs, baselines=baselines, data=data,
+            dataset=dataset,
+        ),
         as_json,
-    )
+    )  # fmt: skip
 
 
 @app.command()

@@ -54,6 +54,23 @@ def test_texts_are_distilled_scored_and_read(run: Run, table: str, work: Path) -
     assert Path("words.txt").read_text(encoding="utf-8") == out.removesuffix("\n")
 
 
+def test_a_set_is_judged_wherever_its_table_is_now(run: Run, refused: Callable[..., str], work: Path) -> None:
+    films(work / "films.csv")
+    flags = ("--arch", "TextConvNet", "--out", "set", *SETTINGS)
+    assert run("distill", "--dataset", "csv:films.csv?text=said&label=kind", *flags).status == 0
+    (work / "elsewhere").mkdir()
+    (work / "films.csv").rename(work / "elsewhere/moved.csv")
+    assert "films.csv" in refused("evaluate", "set", "--nets", 2, "--no-baselines")
+    name = ("--dataset", "csv:elsewhere/moved.csv?text=said&label=kind")
+    code, out, err = run("evaluate", "set", "--nets", 2, "--no-baselines", *name)
+    assert code == 0 and "as distilled" in out, err
+    other = films(work / "other.csv")
+    other.write_text(other.read_text(encoding="utf-8").replace("dull", "grim"), encoding="utf-8")
+    said = refused("evaluate", "set", "--dataset", "csv:other.csv?text=said&label=kind")
+    assert "csv:other.csv" in said and "is not the one this set was made from" in said
+    assert "dataset: '' is refused" in refused("evaluate", "set", "--dataset", "")
+
+
 @pytest.mark.parametrize(
     ("name", "line"),
     [
