@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -238,6 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its status; a wrong request is one line, never a traceback."""
     if str(Path.cwd()) not in sys.path:  # a user's own network lies there, and a console script does not look
         sys.path.append(str(Path.cwd()))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":  # a sign that it lacks is shown by its number
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(status(arguments))
 
 

@@ -52,6 +52,9 @@ def test_texts_are_distilled_scored_and_read(run: Run, table: str, work: Path) -
     assert code == 0 and "sentence 2 ·" in out and "good:" in out
     assert run("preview", "set", "--out", "words.txt")[:2] == (0, "words.txt\n")
     assert Path("words.txt").read_text(encoding="utf-8") == out.removesuffix("\n")
+    main = ("-c", "from ddray.cli import main; main()")
+    ran = python(*main, "preview", "set", cwd=work, env={"PYTHONIOENCODING": "ascii"})  # it has no middle dot
+    assert (ran.returncode, ran.stderr) == (0, "") and "sentence 2 \\xb7" in ran.stdout
 
 
 def test_a_set_is_judged_wherever_its_table_is_now(run: Run, refused: Callable[..., str], work: Path) -> None:
