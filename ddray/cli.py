@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,6 +149,7 @@ def evaluate(
     rates: Annotated[str | None, typer.Option(metavar="fixed:0.01", help="one rate for all steps")] = None,
     epochs: Annotated[int | None, typer.Option(help="passes over the set; needs --rates")] = None,
     baselines: Annotated[bool, typer.Option(help="score real samples of the same number as well")] = True,
+    dataset: Annotated[str | None, typer.Option(help="the set's own data by another name or path than recorded")] = None,
     data: Data = None,
     tracking_uri: Uri = None,
     as_json: Json = False,
@@ -163,9 +165,12 @@ def evaluate(
 
     place = resolve(set_, tracking_uri or default_tracking_uri())
     report.assessment(
-        assess(place, arch=arch, nets=nets, split=split, rate=rate, epochs=epochs, baselines=baselines, data=data),
+        assess(
+            place, arch=arch, nets=nets, split=split, rate=rate, epochs=epochs, baselines=baselines, data=data,
+            dataset=dataset,
+        ),
         as_json,
-    )
+    )  # fmt: skip
 
 
 @app.command()
@@ -238,6 +243,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its status; a wrong request is one line, never a traceback."""
     if str(Path.cwd()) not in sys.path:  # a user's own network lies there, and a console script does not look
         sys.path.append(str(Path.cwd()))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":  # a sign that it lacks is shown by its number
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(status(arguments))
 
 

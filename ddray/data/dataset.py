@@ -122,9 +122,7 @@ class Dataset:
         if val_x is not None and val_y is not None:
             self.train, self.validation = train, _split("val", val_x, val_y)
         else:
-            kept_back = held_out(train.y)
-            if not kept_back.any():
-                raise RequestError("train_y", len(train), "two examples or more of some class, for a validation split")
+            kept_back = held_out(train.y, "train_y", len(train))
             self.train, self.validation = train.take(~kept_back), train.take(kept_back)
         for part, split in (("val", self.validation), ("test", self.test)):
             _check_alike(part, split, train.x, classes)
@@ -226,9 +224,18 @@ def _rebuild(x: Array, y: Array, digest: list[str]) -> Split:
     return Split(share(x), share(y), digest)
 
 
-def held_out(y: Tensor) -> Tensor:
-    """A mask, bool [N], of the examples of classes y, int64 [N], that every user of a dataset holds out for validation."""
-    return validation_members(y, torch.Generator().manual_seed(_VALIDATION_SEED))
+def held_out(y: Tensor, key: str, value: object) -> Tensor:
+    """A mask, bool [N], of the examples of classes y, int64 [N], that every user of a dataset holds out for validation.
+
+    Raises:
+        RequestError: no class has an example to spare; it names `key` and `value`.
+
+    """
+    members = validation_members(y, torch.Generator().manual_seed(_VALIDATION_SEED))
+    if not members.any():
+        allowed = f"two training examples or more of some class, for a validation split; there are {len(y)} in all"
+        raise RequestError(key, value, allowed)
+    return members
 
 
 def share(array: Array) -> Tensor:

@@ -62,9 +62,6 @@ def _table(name: str, source: Source, root: Path | None) -> Corpus:
     place = {label: number for number, label in enumerate(in_order(train.labels))}
     classes = torch.tensor([place[label] for label in train.labels])
     test = stratified_share(classes, _TEST_SHARE, torch.Generator().manual_seed(_SPLIT_SEED)).tolist()
-    single = next((label for label in place if train.labels.count(label) < 2), None)
-    if single is not None:
-        raise RequestError("dataset", name, f"two texts of each label or a test file: there is one of {single!r}")
     return corpus(name, _members(train, [not t for t in test]), None, _members(train, test), root=root)
 
 

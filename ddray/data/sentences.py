@@ -14,6 +14,7 @@ from ddray.errors import RequestError
 _KEY = "dataset file"
 # The ASCII white space alone: SST has words with a no-break space inside.
 _TREE_TOKEN = re.compile(r"[()]|[^() \t\r\f\v]+")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # halves of surrogate pairs come out of UTF-7, and fit into no file
 _BRACKETS = {"-LRB-": "(", "-RRB-": ")"}
 
 
@@ -57,9 +58,10 @@ def decoded(data: bytes, source: str, encoding: str = "utf-8", advice: str = "")
     except UnicodeDecodeError as error:
         line = _line_of(data[: error.start].decode(encoding, errors="ignore"))
         raise RequestError(_KEY, source, f"line {line} is not {encoding}{advice}") from None
-    if "\0" in content:
-        line = _line_of(content[: content.index("\0")])
-        raise RequestError(_KEY, source, f"a file of text: line {line} has a NUL byte, as {encoding} reads it")
+    alien = _NO_TEXT.search(content)
+    if alien is not None:
+        line, what = _line_of(content[: alien.start()]), "a NUL byte" if alien[0] == "\0" else "half a character"
+        raise RequestError(_KEY, source, f"a file of text: line {line} has {what}, as {encoding} reads it")
     return content
 
 

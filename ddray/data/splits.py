@@ -25,8 +25,8 @@ def validation_members(y: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def stratified_share(y: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """A mask, bool [N], of a share of every class, rounded down and at least one."""
-    return _draw(y, generator, lambda members: max(int(members * share), 1))
+    """A mask, bool [N], of a share of every class, rounded down and at least one; none of a class of one."""
+    return _draw(y, generator, lambda members: max(int(members * share), 1) if members > 1 else 0)
 
 
 def _draw(y: Tensor, generator: torch.Generator, size: Callable[[int], int]) -> Tensor:

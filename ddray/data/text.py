@@ -8,6 +8,7 @@ real sentence looked up in a frozen table, for a distilled one learned outright:
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,12 +23,13 @@ from torch import Tensor
 from ddray.data.dataset import Dataset, Split, TextOptions, held_out, share
 from ddray.data.learned_vectors import learn_vectors
 from ddray.data.sentences import Sentences
-from ddray.data.vectors import find_vectors, glove_file, read_vectors
-from ddray.data.words import PADDING, UNKNOWN, Lines, WordTable, number_words
+from ddray.data.vectors import find_vectors, glove_file, is_file, read_vectors
+from ddray.data.words import PADDING, SPECIAL, UNKNOWN, Lines, WordTable, number_words, side_by_side
 from ddray.errors import RequestError
 
 WORDS, DIMENSION, LONGEST = 10_000, 100, 400
 """Where options are left open: the most words, the vectors' dimension, the most words of a sentence."""
+_WHOLE = re.compile(r"-?\d{1,640}")  # longer ones Python need not read
 _PRESENTED = 2  # datasets of other options to remember: a sweep's driver asks for the same one again and again
 
 
@@ -94,6 +96,7 @@ class Corpus:
     lines: tuple[Lines, Lines, Lines]
     root: Path | None = None
     _tables: dict[tuple[Any, ...], WordTable] = field(default_factory=dict, repr=False)
+    _sources: dict[tuple[str, int], list[str]] = field(default_factory=dict, repr=False)
     _presented: OrderedDict[TextOptions, TextDataset] = field(default_factory=OrderedDict, repr=False)
     _digests: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -144,7 +147,13 @@ class Corpus:
         """Words of a sentence: as asked, else what 95 % of the training sentences fit in, at most 400."""
         if options.max_length is not None:
             return options.max_length
-        return max(1, min(LONGEST, int(np.quantile(self.lines[0].lengths(), 0.95))))
+        return max(1, min(LONGEST, int(np.quantile(self.lines[0].lengths(), 0.95, method="higher"))))
+
+    def shape(self, options: TextOptions) -> tuple[int, int]:
+        """What `presented` would have as the shape of one example. Nothing is learned for it, and no file read twice."""
+        names, size, dimension = self._asked(options)
+        widths = (dimension if name == "learned" else self._part(name, size, dimension).dimension for name in names)
+        return self.length(options), sum(widths)
 
     def table(self, options: TextOptions) -> WordTable:
         """The words and their vectors.
@@ -152,37 +161,38 @@ class Corpus:
         `auto` takes GloVe's file of that dimension if it is on disk, else learns them. Several sources, joined by `+`, are
         laid side by side, each scaled so that over the running words a component has a root mean square of 1.
         """
-        size = min(options.vocab_size or WORDS, len(self.words))
-        dimension = options.embedding_dim or DIMENSION
-        source = options.vectors
-        if source == "auto":
-            glove = f"glove.6B.{dimension}d"
-            source = glove if glove_file(glove, self.root) is not None else "learned"
-        names = [source] if Path(source).is_file() else source.split("+")  # a path may have a + in it
+        names, size, dimension = self._asked(options)
         parts = [self._part(name, size, dimension) for name in names]
+        self._sources[options.vectors, dimension] = names
+        source = "+".join(names)
         key = (source, size, tuple(part.dimension for part in parts))
         if len(parts) > 1 and key not in self._tables:
-            vectors = np.concatenate([part.vectors / self._root_mean_square(part.vectors) for part in parts], axis=1)
-            self._tables[key] = WordTable(self.words[:size], vectors, "+".join(part.source for part in parts))
+            self._tables[key] = side_by_side(parts, self.lines[0].ids)
         table = parts[0] if len(parts) == 1 else self._tables[key]
-        if options.embedding_dim is not None and "learned" not in source and table.dimension != dimension:
+        if options.embedding_dim is not None and "learned" not in names and table.dimension != dimension:
             raise RequestError("data.embedding_dim", dimension, f"{table.dimension}, as the vectors in {source} have")
         return table
 
-    def _part(self, source: str, size: int, dimension: int) -> WordTable:
-        """The vectors of one source, found once."""
-        key = (source, size, dimension if source == "learned" else None)
-        if key not in self._tables:
-            self._tables[key] = self._learned(size, dimension) if source == "learned" else self._read(source, size)
-        return self._tables[key]
+    def _asked(self, options: TextOptions) -> tuple[list[str], int, int]:
+        """The sources that options name, of how many words and, where it is learned, of what dimension."""
+        size, dimension = min(options.vocab_size or WORDS, len(self.words)), options.embedding_dim or DIMENSION
+        vectors, glove = options.vectors, f"glove.6B.{dimension}d"
+        if (vectors, dimension) in self._sources:  # where a corpus has travelled to, the files may not be
+            return self._sources[vectors, dimension], size, dimension
+        if vectors == "auto":
+            vectors = "learned" if glove_file(glove, self.root) is None else glove
+        return [vectors] if is_file(Path(vectors)) else vectors.split("+"), size, dimension  # a path may have a + in it
 
-    def _root_mean_square(self, vectors: npt.NDArray[np.float32]) -> np.float32:
-        ids = self.lines[0].ids
-        often = np.bincount(ids[ids < len(vectors)], minlength=len(vectors)).astype(np.float64)
-        often[~vectors.any(axis=1)] = 0
-        if not often.any():  # texts too short to learn anything from: zeros stay zeros
-            return np.float32(1)
-        return np.float32(np.sqrt(often @ (vectors.astype(np.float64) ** 2).mean(axis=1) / often.sum()))
+    def _part(self, source: str, size: int, dimension: int) -> WordTable:
+        """The vectors of one source, found once: those from a file for fewer words are the first of those for more."""
+        key = (source, size, dimension if source == "learned" else None)
+        if key in self._tables:
+            return self._tables[key]
+        for (name, words, kind), table in self._tables.items():
+            if name == source and kind is None and words > size and table.vectors[:size].any():
+                return WordTable(self.words[:size], table.vectors[:size], table.source)
+        self._tables[key] = self._learned(size, dimension) if source == "learned" else self._read(source, size)
+        return self._tables[key]
 
     def _learned(self, size: int, dimension: int) -> WordTable:
         sentences = [np.where(ids < size, ids, UNKNOWN).astype(np.int32) for ids in self.lines[0].sentences()]
@@ -190,8 +200,9 @@ class Corpus:
 
     def _read(self, source: str, size: int) -> WordTable:
         file = find_vectors(source, self.root)
-        vectors, _ = read_vectors(file, self.words[:size])
-        return WordTable(self.words[:size], vectors, file.name)
+        # A file may have rows of these names; padding and unknown words are zeros all the same.
+        vectors, _ = read_vectors(file, self.words[len(SPECIAL) : size])
+        return WordTable(self.words[:size], np.pad(vectors, ((len(SPECIAL), 0), (0, 0))), file.name)
 
     def __getstate__(self) -> dict[str, Any]:
         # Datasets are made again where they are needed; tables travel, so that all trials of a sweep have the same.
@@ -217,13 +228,15 @@ def corpus(
         class_names: the labels in their order; without them, that of numbers or of the alphabet.
 
     Raises:
-        RequestError: a label that training lacks, or a single class.
+        RequestError: a label that training lacks, a single class, or too few texts to cut a validation split from.
 
     """
     names = tuple(class_names) or in_order(train.labels)
     parts = [part for part in (train, validation, test) if part is not None]
     classes = [_classes(name, part, names) for part in parts]
-    kept = np.ones(len(classes[0]), bool) if validation is not None else ~held_out(torch.from_numpy(classes[0])).numpy()
+    kept = np.ones(len(classes[0]), bool)
+    if validation is None:
+        kept = ~held_out(torch.from_numpy(classes[0]), "dataset", name).numpy()
     words, numbered = number_words([part.texts for part in parts], kept)
     lines = [Lines(ids, ends, y) for (ids, ends), y in zip(numbered, classes, strict=True)]
     if validation is None:
@@ -234,8 +247,9 @@ def corpus(
 def in_order(labels: Sequence[str]) -> tuple[str, ...]:
     """Distinct labels: whole numbers by their size, words by the alphabet."""
     distinct = set(labels)
-    numbers = all(label.lstrip("-").isdecimal() for label in distinct)
-    return tuple(sorted(distinct, key=int) if numbers else sorted(distinct))
+    if not all(map(_WHOLE.fullmatch, distinct)):
+        return tuple(sorted(distinct))
+    return tuple(sorted(distinct, key=lambda label: (int(label), label)))  # 1 and 01 are two labels
 
 
 def _classes(name: str, part: Sentences, names: tuple[str, ...]) -> npt.NDArray[np.int64]:

@@ -7,6 +7,7 @@ import shutil
 import urllib.request
 import zipfile
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -37,7 +38,8 @@ def read_vectors(path: Path, words: Sequence[str]) -> tuple[npt.NDArray[np.float
     Args:
         path: lines `word v1 … vD` (GloVe's format; a word may have spaces in it, as in glove.840B), before them perhaps a
             line `COUNT D` (word2vec's text format), in UTF-8, `.gz` or not. Of a word that is there twice, the first
-            vector is taken. The file is read line by line, and nothing is kept beside it.
+            vector is taken. A byte order mark, blank lines at the end, and several spaces for one, are passed over. The
+            file is read line by line, and nothing is kept beside it.
         words: V words.
 
     Returns:
@@ -77,7 +79,7 @@ def find_vectors(name: str, root: Path | None) -> Path:
         MissingExtra: torchtext, which knows where GloVe is, is not installed.
 
     """
-    if _is_file(Path(name)):
+    if is_file(Path(name)):
         return Path(name)
     file = glove_file(name, root)
     if file is not None:
@@ -102,10 +104,11 @@ def glove_file(name: str, root: Path | None) -> Path | None:
     """`glove/NAME.txt`, or `.txt.gz`, under `root` or else in ddray's own cache; None where it is in neither."""
     places = [cache_directory()] if root is None else [root, cache_directory()]
     files = [place / "glove" / f"{name}.txt{suffix}" for place in places for suffix in ("", ".gz")]
-    return next((file for file in files if _is_file(file)), None)
+    return next((file for file in files if is_file(file)), None)
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether it is one, for any text that somebody gave as a path."""
     try:
         return path.is_file()
     except OSError:  # a name too long, or a folder that may not be looked into
@@ -132,35 +135,42 @@ def _vector_lines(path: Path) -> Iterator[tuple[int, bytes, bytes, int]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    blank = 0
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
             for number, line in enumerate(stream, 1):
                 # Of the white space, only ASCII's: a word may be a no-break space.
-                yield number, line.rstrip(b" \t\r\n")
+                line = (line.removeprefix(BOM_UTF8) if number == 1 else line).rstrip(b" \t\r\n")
+                if not line:
+                    blank = blank or number
+                elif blank:
+                    raise RequestError(_KEY, str(path), f"lines of a word and its numbers: line {blank} is blank")
+                else:
+                    yield number, line
     except (OSError, EOFError, zlib.error) as error:
         raise RequestError(_KEY, str(path), f"a file that can be read: {error}") from None
 
 
 def _announced(line: bytes) -> tuple[int, int] | None:
-    fields = line.split(b" ")
+    fields = _fields(line)
     if len(fields) != 2 or not all(field.isdigit() and len(field) < 10 for field in fields) or not int(fields[1]):
         return None
     return int(fields[0]), int(fields[1])
 
 
 def _first_dimension(path: Path, number: int, line: bytes) -> int:
-    dimension = _trailing_numbers(line.split(b" "))
+    dimension = _trailing_numbers(_fields(line))
     if not dimension:
         raise RequestError(_KEY, str(path), f"lines of a word and its numbers: line {number} has no numbers")
     return dimension
 
 
 def _word(path: Path, number: int, line: bytes, dimension: int) -> bytes:
-    if line.count(b" ") == dimension:
+    if line.count(b" ") == dimension and b"  " not in line:
         word = line[: line.index(b" ")]
     else:
         # The numbers are counted from the end, since there may be spaces in the word.
-        fields = line.split(b" ")
+        fields = _fields(line)
         numbers = _trailing_numbers(fields)
         if len(fields) <= dimension or numbers > dimension:
             numbers = max(numbers, len(fields) - 1) if len(fields) <= dimension else numbers
@@ -171,6 +181,10 @@ def _word(path: Path, number: int, line: bytes, dimension: int) -> bytes:
     except UnicodeDecodeError:
         raise RequestError(_KEY, str(path), f"a file in UTF-8: line {number} is not") from None
     return word
+
+
+def _fields(line: bytes) -> list[bytes]:
+    return [field for field in line.split(b" ") if field]
 
 
 def _trailing_numbers(fields: list[bytes]) -> int:
@@ -187,7 +201,7 @@ def _trailing_numbers(fields: list[bytes]) -> int:
 
 def _components(path: Path, number: int, line: bytes, dimension: int) -> npt.NDArray[np.float32]:
     try:
-        components = np.array([float(field) for field in line.rsplit(b" ", dimension)[1:]])
+        components = np.array([float(field) for field in _fields(line)[-dimension:]])
     except ValueError:
         raise RequestError(_KEY, str(path), f"numbers behind a word: line {number} has something else") from None
     # Also what is finite in double precision only.

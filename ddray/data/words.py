@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +18,27 @@ PADDING, UNKNOWN = 0, 1
 SPECIAL = ("<pad>", "<unk>")
 
 _LINE_BREAK = re.compile(r"<br\s*/?>")
-# As the Penn treebank and GloVe cut them: do n't, it 's; words with hyphens or dots inside stay whole; signs stand alone.
-_WORD = re.compile(r"\w+(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|\w+(?:[-.]\w+)*|[^\w\s]")
+# Before an apostrophe as the Penn treebank cuts: do n't, it 's; words with hyphens or dots inside stay whole; signs stand alone.
+_WORD = r"\w+(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|\w+(?:[-.]\w+)*|[^\w\s]"
+_ASCII_WORD = re.compile(_WORD)
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, in lower case; a text that is cut already stays as it is."""
-    return _WORD.findall(_LINE_BREAK.sub(" ", text.lower()))
+    """The words of a text, in lower case, accents composed (NFC).
+
+    `n't`, `'s`, `'re`, `'ve`, `'ll`, `'d` and `'m` are cut off as words of their own; hyphens and dots stay inside a word; every
+    other sign is a word by itself. So are the signs of what a treebank keeps together: `...`, `--`, "``", `-lrb-`, the
+    last dot of `u.s.`, the comma of `1,000`.
+    """
+    text = _LINE_BREAK.sub(" ", text.lower())
+    return _ASCII_WORD.findall(text) if text.isascii() else _any_word().findall(unicodedata.normalize("NFC", text))
+
+
+@cache
+def _any_word() -> re.Pattern[str]:
+    """The same, with a letter's combining marks, which are no letters to `re`, beside it."""
+    marks = "".join(sign for sign in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(sign).startswith("M"))
+    return re.compile(_WORD.replace(r"\w+", rf"\w[\w{marks}]*"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +69,20 @@ class WordTable:
             sha.update(np.ascontiguousarray(self.vectors).tobytes())
             self._digest.append(sha.hexdigest())
         return self._digest[0]
+
+
+def side_by_side(parts: Sequence[WordTable], ids: npt.NDArray[np.int32]) -> WordTable:
+    """Tables of the same words as one, each scaled so that over the running words `ids` a component has a root mean square of 1."""
+    vectors = np.concatenate([part.vectors / _root_mean_square(part.vectors, ids) for part in parts], axis=1)
+    return WordTable(parts[0].words, vectors, "+".join(part.source for part in parts))
+
+
+def _root_mean_square(vectors: npt.NDArray[np.float32], ids: npt.NDArray[np.int32]) -> np.float32:
+    often = np.bincount(ids[ids < len(vectors)], minlength=len(vectors)).astype(np.float64)
+    often[~vectors.any(axis=1)] = 0
+    if not often.any():  # texts too short to learn anything from: zeros stay zeros
+        return np.float32(1)
+    return np.float32(np.sqrt(often @ (vectors.astype(np.float64) ** 2).mean(axis=1) / often.sum()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 
-from ddray.data import Dataset
+from ddray.data import Dataset, RealData
 from ddray.data import load as load_dataset
 from ddray.distillation.baselines import compare
 from ddray.distillation.distilled_set import DistilledSet, load
@@ -34,9 +34,11 @@ class Assessment:
 
 def assess(
     place: Path, *, arch: str | None = None, nets: int | None = None, split: str = "validation", rate: float | None = None,
-    epochs: int | None = None, baselines: bool = True, data: Path | None = None,
+    epochs: int | None = None, baselines: bool = True, data: Path | None = None, dataset: str | RealData | None = None,
 ) -> Assessment:  # fmt: skip
     """Score the set in `place` with networks C; a look at the test split is stamped into its manifest, with its date.
+
+    The data is that of the recorded name, or, where the name does not lead to it from here, what `dataset` is or names.
 
     Raises:
         RequestError: not a set, other data than it was made from, another architecture for known networks, or other
@@ -51,7 +53,9 @@ def assess(
     distilled = load(place)
     count = distilled.networks_to_score(nets)
     synthetic, order = distilled.schedule(rate, epochs)
-    dataset = distilled.real_data(load_dataset(distilled.manifest.dataset.name, data))
+    if dataset is None or isinstance(dataset, str):
+        dataset = load_dataset(distilled.manifest.dataset.name if dataset is None else dataset, data)
+    dataset = distilled.real_data(dataset)
     network = _network(distilled, arch, dataset)
     config, known = distilled.manifest.distill_config, distilled.known
     engine = engine_for_scores(network, config.inner, distilled.manifest.engine, count * len(order))

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as write_tensors
 
+from ddray.data import TextDataset
 from ddray.distillation.config import EngineConfig, parse
 from ddray.distillation.distiller import Distiller
 from ddray.errors import RequestError
@@ -36,7 +37,8 @@ def load(distiller: Distiller, file: Path) -> None:
     """Take up the state in `file`, which must be of the same problem.
 
     Raises:
-        RequestError: the file is damaged, or belongs to another configuration, seed, architecture or dataset.
+        RequestError: the file is damaged, or belongs to another configuration, seed, architecture or dataset, or to
+            sentences that were shown by other word vectors.
 
     """
     try:
@@ -47,8 +49,7 @@ def load(distiller: Distiller, file: Path) -> None:
         raise RequestError("checkpoint", str(file), f"it cannot be read: {error}") from None
     if header.get("format") != _FORMAT or "numbers" not in header:
         raise RequestError("checkpoint", str(file), "not a distiller's checkpoint of this version")
-    if header.get("problem") != problem(distiller):
-        raise RequestError("checkpoint", str(file), "it is of another configuration, seed, architecture or dataset")
+    _refuse_changes(file, json.loads(header.get("problem", "{}")), json.loads(problem(distiller)))
     distiller.load_state_dict(state | json.loads(header["numbers"]))
 
 
@@ -66,12 +67,21 @@ def as_before(engine: EngineConfig, file: Path) -> EngineConfig:
 
 def problem(distiller: Distiller) -> str:
     """What a checkpoint belongs to, as canonical JSON."""
-    return json.dumps(
-        {
-            "config": distiller.config.flat(),
-            "seed": distiller.seed,
-            "arch": distiller.arch,
-            "data": distiller.dataset.digests(),
-        },
-        sort_keys=True,
-    )
+    said = {
+        "config": distiller.config.flat(),
+        "seed": distiller.seed,
+        "arch": distiller.arch,
+        "data": distiller.dataset.digests(),
+    }
+    if isinstance(distiller.dataset, TextDataset):  # its digests are of the texts, whatever shows them
+        said["vectors"] = distiller.dataset.table.digest()
+    return json.dumps(said, sort_keys=True)
+
+
+def _refuse_changes(file: Path, known: dict[str, Any], here: dict[str, Any]) -> None:
+    vectors = here.pop("vectors", None)
+    before = known.pop("vectors", vectors)  # a checkpoint from before they were written down has none
+    if known != here:
+        raise RequestError("checkpoint", str(file), "it is of another configuration, seed, architecture or dataset")
+    if before != vectors:
+        raise RequestError("checkpoint", str(file), "it was made with other word vectors than data.vectors gives now")

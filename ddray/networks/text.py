@@ -141,7 +141,8 @@ class TextRNN1(nn.Sequential):
 class TextRNN2(nn.Sequential):
     """One tanh RNN, 100 wide, and a sigmoid on the outputs, as the seed has it: 20,705 weights for E = 100 and five outputs.
 
-    What the sigmoid gives is used as logits: they lie in (0, 1), so that a binary network always names class 1.
+    What the sigmoid gives is used as logits, in (0, 1). A single one, of a binary network, has no sigmoid here: the loss
+    and the threshold at 0 have it, and behind another one class 1 would be named always.
 
     Args:
         input_shape: (L, E).
@@ -151,7 +152,7 @@ class TextRNN2(nn.Sequential):
 
     def __init__(self, input_shape: tuple[int, ...], outputs: int) -> None:
         _, width = sentences_of("TextRNN2", input_shape)
-        super().__init__(RNN(width, 100), nn.Linear(100, outputs), nn.Sigmoid())
+        super().__init__(RNN(width, 100), nn.Linear(100, outputs), *([nn.Sigmoid()] if outputs > 1 else []))
 
 
 class TextLSTM1(nn.Sequential):

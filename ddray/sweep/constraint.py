@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ddray.data import Corpus, RealData
 from ddray.distillation.config import DistillConfig
 from ddray.errors import RequestError
 from ddray.networks import outputs_for
@@ -20,14 +21,21 @@ class Problem:
 
     classes: int
     input_shape: tuple[int, ...]
+    texts: Corpus | None = None  # of what length and dimension their examples are, the configuration decides
+
+    @classmethod
+    def of(cls, dataset: RealData) -> Problem:
+        """What the costs of distilling a dataset depend on."""
+        return cls(dataset.classes, dataset.input_shape, dataset if isinstance(dataset, Corpus) else None)
+
+    def shape(self, config: DistillConfig) -> tuple[int, ...]:
+        """The shape of one example as a configuration has it presented."""
+        return self.input_shape if self.texts is None else self.texts.shape(config.data.text)
 
 
 def stored_bytes(config: DistillConfig, problem: Problem) -> int:
     """Bytes of inputs, labels and rates in float32; a fixed network's weights and word vectors come on top."""
-    shape = problem.input_shape
-    if len(shape) == 2:  # text: of what length and dimension, the configuration may say
-        shape = config.data.max_length or shape[0], config.data.embedding_dim or shape[1]
-    sample = math.prod(shape) + outputs_for(problem.classes)
+    sample = math.prod(problem.shape(config)) + outputs_for(problem.classes)
     return 4 * (config.stored_samples(problem.classes) * sample + config.inner_steps)
 
 

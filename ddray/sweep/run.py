@@ -73,7 +73,7 @@ class Prepared:
     @property
     def problem(self) -> Problem:
         """What costs depend on."""
-        return Problem(self.dataset.classes, self.dataset.input_shape)
+        return Problem.of(self.dataset)
 
 
 def search(space: str | Path | SweepRequest | None = None, **options: Any) -> Outcome:
@@ -145,8 +145,9 @@ def run(prepared: Prepared) -> Outcome:
         with made(directory) if new else nullcontext():
             held.enter_context(sole_driver(directory))
             study = open_study(
-                directory, spec, prepared.problem, prepared.seed, dataset.digests(), resume=request.resume
-            )
+                directory, spec, prepared.problem, prepared.seed, dataset.digests(), spec.vectors(dataset),
+                resume=request.resume,
+            )  # fmt: skip
             projection = Projection(prepared.tracking_uri, spec, study, directory, dataset)
             _remember(study, prepared)
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -12,6 +14,7 @@ from pydantic import Field
 
 from ddray.data import Corpus, RealData
 from ddray.distillation.config import (
+    DataConfig,
     DistillConfig,
     EngineConfig,
     Number,
@@ -117,9 +120,9 @@ class SweepSpec:
                     if error.key.startswith("search."):
                         raise
                     raise RequestError(f"search.{parameter.key}", value, str(error)) from None
-        self._find_vectors(dataset)
-        problem = Problem(dataset.classes, dataset.input_shape)
-        smallest = self.config(self._smallest(dataset.classes))
+        self.vectors(dataset)
+        problem = Problem.of(dataset)
+        smallest = self.config(self._smallest(problem))
         self._check_unroll("outer.window", min(smallest.outer.unroll_steps or smallest.inner_steps, smallest.inner_steps))
         self._check_unroll("outer.unroll_steps", smallest.inner_steps)
         for constraint in self.constraints:
@@ -128,14 +131,19 @@ class SweepSpec:
                 given = f"{constraint.quantity} <= {constraint.bound:g}"
                 raise RequestError("constraints", given, f"nothing in the space satisfies it: the least is {least}")
 
-    def _find_vectors(self, dataset: RealData) -> None:
-        """Find the word vectors that trials will ask for here and now: they travel with the data, and their files may not."""
+    def vectors(self, dataset: RealData) -> dict[str, str]:
+        """The digests of the word vectors that trials will ask for, by what asks for them; of images, none.
+
+        They are found here and now: they travel with the data, and their files may not.
+        """
+        found: dict[str, str] = {}
         if isinstance(dataset, Corpus):
             keys = ("data.vectors", "data.vocab_size", "data.embedding_dim")
             searched = {p.key: p.extremes() for p in self.parameters if p.key in keys}
             for values in product(*searched.values()):
-                settings = {**self.fixed, **dict(zip(searched, values, strict=True))}
-                dataset.table(self.config(settings).data.text)
+                asked = dict(zip(searched, values, strict=True))
+                found[json.dumps(asked)] = dataset.table(self.config({**self.fixed, **asked}).data.text).digest()
+        return found
 
     def _check_unroll(self, key: str, shortest: int) -> None:
         searched = [value for p in self.parameters if p.key == key for value in p.extremes() if value is not None]
@@ -152,7 +160,7 @@ class SweepSpec:
                 raise RequestError(f"search.{error.key}", error.value, error.allowed) from None
             raise
 
-    def _smallest(self, classes: int) -> dict[str, Any]:
+    def _smallest(self, problem: Problem) -> dict[str, Any]:
         """The values that make every quantity as small as the space allows: each grows with each of these keys."""
         values = dict(self.fixed)
         for parameter in self.parameters:
@@ -162,10 +170,14 @@ class SweepSpec:
                 usual = [getattr(SyntheticConfig(), parameter.key.removeprefix("synthetic."))] if parameter.when else []
                 values[parameter.key] = min([*parameter.extremes(), *usual])
             if parameter.key == "synthetic.classes":
-                sized = {i: len(DistillConfig.from_flat({parameter.key: c}).class_ids(classes))
+                sized = {i: len(DistillConfig.from_flat({parameter.key: c}).class_ids(problem.classes))
                          for i, c in enumerate(parameter.extremes())}  # fmt: skip
                 values[parameter.key] = parameter.extremes()[min(sized, key=lambda i: sized[i])]
-        return values
+        keys = ("max_length", "embedding_dim", "vectors")
+        texts = {p.key: (*p.extremes(), *([getattr(DataConfig(), key)] if p.when else []))
+                 for p in self.parameters for key in keys if p.key == f"data.{key}"}  # fmt: skip
+        shown = [{**values, **dict(zip(texts, chosen, strict=True))} for chosen in product(*texts.values())]
+        return min(shown, key=lambda settings: math.prod(problem.shape(self.config(settings))))
 
 
 def read(space: str, assignments: Sequence[str] = ()) -> SweepSpec:

@@ -130,16 +130,19 @@ class SweepStudy:
 
 
 def open_study(
-    directory: Path, spec: SweepSpec, problem: Problem, seed: int, digests: Mapping[str, str], *, resume: bool
-) -> SweepStudy:
+    directory: Path, spec: SweepSpec, problem: Problem, seed: int, digests: Mapping[str, str],
+    vectors: Mapping[str, str] | None = None, *, resume: bool,
+) -> SweepStudy:  # fmt: skip
     """Create the study of a new sweep in `directory`, or open that of an earlier one.
+
+    `digests` are those of the splits, which of texts say nothing of how they are shown: `vectors` are of their word vectors.
 
     Raises:
         RequestError: the sweep to resume has another space, seed or data.
 
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    identity = {"space": spec.identity(), "seed": seed, "data": dict(digests)}
+    identity = {"space": spec.identity(), "seed": seed, "data": dict(digests)} | ({"vectors": vectors} if vectors else {})
     study = optuna.create_study(
         storage=f"sqlite:///{directory / 'study.db'}",
         study_name=directory.name,
@@ -202,3 +205,5 @@ def _refuse_changes(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
             raise RequestError(
                 key, given["space"].get(key), f"a sweep is resumed with its own space, where it is {value!r}"
             )
+    if known.get("vectors", given.get("vectors")) != given.get("vectors"):  # a study from before they were recorded has none
+        raise RequestError("--resume", "the word vectors", "those of the sweep; what data.vectors gives now are others")

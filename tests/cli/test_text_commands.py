@@ -52,6 +52,26 @@ def test_texts_are_distilled_scored_and_read(run: Run, table: str, work: Path) -
     assert code == 0 and "sentence 2 ·" in out and "good:" in out
     assert run("preview", "set", "--out", "words.txt")[:2] == (0, "words.txt\n")
     assert Path("words.txt").read_text(encoding="utf-8") == out.removesuffix("\n")
+    main = ("-c", "from ddray.cli import main; main()")
+    ran = python(*main, "preview", "set", cwd=work, env={"PYTHONIOENCODING": "ascii"})  # it has no middle dot
+    assert (ran.returncode, ran.stderr) == (0, "") and "sentence 2 \\xb7" in ran.stdout
+
+
+def test_a_set_is_judged_wherever_its_table_is_now(run: Run, refused: Callable[..., str], work: Path) -> None:
+    films(work / "films.csv")
+    flags = ("--arch", "TextConvNet", "--out", "set", *SETTINGS)
+    assert run("distill", "--dataset", "csv:films.csv?text=said&label=kind", *flags).status == 0
+    (work / "elsewhere").mkdir()
+    (work / "films.csv").rename(work / "elsewhere/moved.csv")
+    assert "films.csv" in refused("evaluate", "set", "--nets", 2, "--no-baselines")
+    name = ("--dataset", "csv:elsewhere/moved.csv?text=said&label=kind")
+    code, out, err = run("evaluate", "set", "--nets", 2, "--no-baselines", *name)
+    assert code == 0 and "as distilled" in out, err
+    other = films(work / "other.csv")
+    other.write_text(other.read_text(encoding="utf-8").replace("dull", "grim"), encoding="utf-8")
+    said = refused("evaluate", "set", "--dataset", "csv:other.csv?text=said&label=kind")
+    assert "csv:other.csv" in said and "is not the one this set was made from" in said
+    assert "dataset: '' is refused" in refused("evaluate", "set", "--dataset", "")
 
 
 @pytest.mark.parametrize(
@@ -133,6 +153,10 @@ def test_texts_are_searched_by_length_and_vocabulary(run: Run, table: str, work:
     code, _, err = run("best", *kind, "--tracking-uri", "sqlite:///mlflow.db", "--out", "home")
     assert code == 0, err
     assert run("preview", "home")[1].startswith(table)
+    (work / "here/glove").mkdir(parents=True)
+    (work / "here/glove/glove.6B.8d.txt").write_text("film" + 8 * " 1" + "\n", encoding="utf-8")
+    code, _, err = run("search", "--name", "films", "--resume", "--trials", "3", "--data", "here")
+    assert code == 2 and "the word vectors" in err and len(err.splitlines()) == 1
 
 
 def test_a_space_with_sentences_too_short_for_the_network_is_refused(run: Run, table: str, work: Path) -> None:

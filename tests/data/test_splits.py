@@ -77,6 +77,6 @@ def test_official_validation_is_used_as_it_is() -> None:
 
 
 def test_stratified_share_takes_a_part_of_every_class() -> None:
-    y = torch.tensor([0] * 10 + [1] * 14 + [2] * 2)
+    y = torch.tensor([0] * 10 + [1] * 14 + [2] * 2 + [3])
     mask = stratified_share(y, 0.2, torch.Generator().manual_seed(0))
-    assert torch.bincount(y[mask]).tolist() == [2, 2, 1]
+    assert torch.bincount(y[mask], minlength=4).tolist() == [2, 2, 1, 0]

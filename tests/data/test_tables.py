@@ -147,6 +147,11 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, content: bytes, re
     assert str(path) in str(refused.value)
 
 
+def test_half_a_character_is_no_text(tmp_path: Path) -> None:
+    path = packed(tmp_path / "t.csv", b"text,label\na,1\nb+2AA-,2\n")
+    assert "line 3 has half a character, as utf-7 reads it" in refusal(path, encoding="utf-7")
+
+
 def test_the_line_of_wrong_bytes_in_wide_characters(tmp_path: Path) -> None:
     path = packed(tmp_path / "t.csv", "text,label\na,1\nb".encode("utf-16") + b"\x00\xdc,2")
     assert "line 3 is not utf-16" in refusal(path, encoding="utf-16")

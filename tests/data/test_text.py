@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ddray.data import Corpus, Dataset, TextDataset, TextOptions, load
 from ddray.data.sentences import Sentences
@@ -80,6 +82,22 @@ def test_tables_travel_with_a_corpus_and_datasets_do_not() -> None:
     assert again.digests() == made.digests()
 
 
+def test_a_corpus_that_travels_remembers_where_its_vectors_came_from(tmp_path: Path) -> None:
+    """A worker need not have the files, neither those that were found by themselves nor one with a + in its path."""
+    (tmp_path / "glove").mkdir()
+    files = [tmp_path / name for name in ("glove/glove.6B.50d.txt", "a+b.txt")]
+    for file in files:
+        file.write_text("fine " + " ".join(["0.5"] * 50) + "\n", encoding="utf-8")
+    made = films(root=tmp_path)
+    asked = [TextOptions(embedding_dim=50), TextOptions(vectors=str(files[1]))]
+    digests = [made.table(options).digest() for options in asked]
+    for file in files:
+        file.unlink()
+    again = pickle.loads(pickle.dumps(made))
+    assert [again.table(options).digest() for options in asked] == digests
+    assert again.table(asked[0]).source == "glove.6B.50d.txt"
+
+
 def test_a_finished_set_s_own_words_present_a_corpus_that_numbers_them_otherwise() -> None:
     first = films().presented(TextOptions(vocab_size=6, max_length=4, embedding_dim=3))
     other = films().presented_with(first.table, first.length, first.options)
@@ -112,6 +130,16 @@ def test_vectors_from_a_file_and_of_a_dimension(tmp_path: Path) -> None:
         films().presented(TextOptions(vectors=str(file), embedding_dim=100))
 
 
+def test_padding_and_unknown_words_are_zeros_whatever_a_file_has_for_them(tmp_path: Path) -> None:
+    file = tmp_path / "small.txt"
+    file.write_text("<pad> 1 1\n<unk> 2 2\nfine 1 0\n", encoding="utf-8")
+    vectors = films().table(TextOptions(vectors=str(file))).vectors
+    assert not vectors[:2].any() and np.count_nonzero(vectors.any(1)) == 1
+    file.write_text("<unk> 2 2\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"at least one of the 7 words"):
+        films().table(TextOptions(vectors=str(file)))
+
+
 def test_glove_is_taken_where_it_is_on_disk(tmp_path: Path) -> None:
     (tmp_path / "glove").mkdir()
     (tmp_path / "glove/glove.6B.50d.txt").write_text("fine " + " ".join(["0.5"] * 50) + "\n", encoding="utf-8")
@@ -124,6 +152,20 @@ def test_glove_is_taken_where_it_is_on_disk(tmp_path: Path) -> None:
 def test_labels_are_ordered_as_numbers_or_by_the_alphabet() -> None:
     assert in_order(("10", "9", "-1")) == ("-1", "9", "10")
     assert in_order(("b", "a", "10")) == ("10", "a", "b")
+    assert in_order(("5", "--5", "-4")) == ("--5", "-4", "5")
+    assert in_order(("2", "9" * 5000)) == ("2", "9" * 5000)
+
+
+@given(st.permutations(["1", "01", "001", "-0", "0"]))
+def test_labels_of_one_number_have_an_order_too(labels: list[str]) -> None:
+    assert in_order(labels) == ("-0", "0", "001", "01", "1")
+
+
+def test_by_itself_a_length_fits_95_percent_of_the_sentences() -> None:
+    texts = Sentences(tuple("w " * words for words in (1, 1, 1, 8)) * 2, ("x", "y") * 4)
+    assert corpus("lengths", texts, texts, texts).length(TextOptions()) == 8
+    texts = Sentences(tuple("w " * (1 + words) for words in range(18)), ("x", "y") * 9)
+    assert corpus("lengths", texts, texts, texts).length(TextOptions()) == 18
 
 
 def test_a_table_of_texts_is_a_dataset(tmp_path: Path) -> None:
@@ -149,10 +191,20 @@ def test_a_label_that_training_lacks_is_refused(tmp_path: Path) -> None:
         load(f"csv:{path}?text=said&label=kind&test={test}")
 
 
-def test_a_label_that_one_text_has_needs_a_test_file(tmp_path: Path) -> None:
-    path = csv(tmp_path / "a.csv", [("x y", "1"), ("z", "1"), ("w", "2")])
-    with pytest.raises(RequestError, match="there is one of '2'"):
-        load(f"csv:{path}?text=said&label=kind")
+@pytest.mark.parametrize(("copies", "test"), [(1, "&test={test}"), (2, "")])
+def test_texts_too_few_for_a_validation_split_are_refused(tmp_path: Path, copies: int, test: str) -> None:
+    path = csv(tmp_path / "a.csv", [("x y", "1"), ("z", "2")] * copies)
+    name = f"csv:{path}?text=said&label=kind{test.format(test=path)}"
+    with pytest.raises(RequestError, match=r"two training examples or more of some class.* 2 in all") as refused:
+        load(name)
+    assert (refused.value.key, refused.value.value) == ("dataset", name)
+
+
+def test_a_label_that_one_text_has_stays_in_training(tmp_path: Path) -> None:
+    path = csv(tmp_path / "a.csv", [("x y", "1"), ("w", "2"), *[("z", "1")] * 9])
+    made = load(f"csv:{path}?text=said&label=kind")
+    assert isinstance(made, Corpus) and made.class_names == ("1", "2")
+    assert [np.bincount(lines.y, minlength=2).tolist() for lines in made.lines] == [[6, 1], [2, 0], [2, 0]]
 
 
 def test_vectors_of_several_sources_lie_side_by_side_and_weigh_the_same(tmp_path: Path) -> None:
@@ -181,10 +233,45 @@ def test_word_dropout_makes_words_unknown_and_leaves_padding_alone() -> None:
     assert plain.augment(plain.train.x, torch.Generator()) is plain.train.x
 
 
+def test_the_vectors_of_fewer_words_travel_with_those_of_more(tmp_path: Path) -> None:
+    file = tmp_path / "small.txt"
+    file.write_text("film 1 0\nfine 2 0\ndull 0 1\n", encoding="utf-8")
+    made, sizes = films(), range(5, 10)
+    apart = [films().table(TextOptions(vectors=str(file), vocab_size=size)).digest() for size in sizes]
+    made.table(TextOptions(vectors=str(file)))
+    file.unlink()
+    again = pickle.loads(pickle.dumps(made))
+    assert [again.table(TextOptions(vectors=str(file), vocab_size=size)).digest() for size in sizes] == apart
+
+
+def test_a_shape_is_known_without_learning(tmp_path: Path) -> None:
+    file = tmp_path / "small.txt"
+    file.write_text("film 1 0\n", encoding="utf-8")
+    made = films()
+    for vectors, dimension in ((str(file), None), (f"learned+{file}+{file}", 3), ("auto", 7), ("learned", None)):
+        options = TextOptions(vectors=vectors, embedding_dim=dimension, max_length=3)
+        found = made.shape(options)
+        assert all(source != "learned" for source, *_ in made._tables)
+        assert found == films().presented(options).input_shape
+
+
 def test_a_path_with_a_plus_in_it_is_one_file(tmp_path: Path) -> None:
     file = tmp_path / "c++.txt"
     file.write_text("fine 1 0\n", encoding="utf-8")
     assert films().table(TextOptions(vectors=str(file))).source == "c++.txt"
+
+
+def test_a_file_whose_path_says_learned_is_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "learned.txt"
+    file.write_text("fine 1 0\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"data.embedding_dim: 100 .*2, as the vectors in"):
+        films().table(TextOptions(vectors=str(file), embedding_dim=100))
+
+
+@pytest.mark.parametrize("name", ["long" * 100, "nul\0", ""])
+def test_vectors_that_no_file_can_be_called_are_refused(name: str) -> None:
+    with pytest.raises(RequestError, match=r"data\.vectors: .* a file that exists"):
+        films().table(TextOptions(vectors=name))
 
 
 def test_texts_too_short_to_learn_from_have_vectors_of_zeros_beside_those_of_a_file(tmp_path: Path) -> None:

@@ -58,6 +58,12 @@ def test_endings_of_lines(tmp_path: Path, ending: bytes) -> None:
     assert read_vectors(path, ["\u00a0", "a"])[0].tolist() == [[3, 4], [1, 2]]
 
 
+def test_a_byte_order_mark_blank_lines_at_the_end_and_runs_of_spaces_are_passed_over(tmp_path: Path) -> None:
+    for head in (b"", b"3  2\n"):
+        path = put(tmp_path / "v.txt", b"\xef\xbb\xbf" + head + b"a  1   2\nb 3 4\n  . .  5  6\n\n \r\n")
+        assert read_vectors(path, ["a", "b", ". ."])[0].tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=1)
 numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -100,7 +106,10 @@ def test_damaged_gzip_is_refused(folder: Path, data: st.DataObject) -> None:
         (b"just words\nhere 1 2\n", "line 1 has no numbers"),
         (b"the 1 2\na 1\n", "line 2 has 1 numbers where the first has 2"),
         (b"the 1 2\na 1 2 3\n", "line 2 has 3 numbers where the first has 2"),
-        (b"the 1 2\n\n", "line 2 has 0 numbers where the first has 2"),
+        (b"the 1 2\n\n  \nfilm 1 2\n", "line 2 is blank"),
+        (b"\n\n", "it is empty"),
+        (b"\xef\xbb\xbf", "it is empty"),
+        (b"the  1  2\nfilm  1\n", "line 2 has 1 numbers where the first has 2"),
         (b"1 2\nthe 1 2\na 1 2 3\n", "line 3 has 3 numbers where the first has 2"),
         (b"the 1 2\nfilm 1 x\n", "line 2 has something else"),
         (b"the 1 2\nfilm 1 nan\n", "finite numbers: line 2"),

@@ -18,15 +18,18 @@ from ddray.data.words import PADDING, UNKNOWN, Lines, WordTable, number_words, w
         ("bad.<br /><br />Worse<BR>", ["bad", ".", "worse"]),
         ("1 < 2 in the U.S. 3.5", ["1", "<", "2", "in", "the", "u.s", ".", "3.5"]),
         ("Sjön är djup", ["sjön", "är", "djup"]),
+        ("Sjo\u0308n e\u0301tait-il", ["sjön", "était-il"]),
+        ("यह हिन्दी है, q\u0307's", ["यह", "हिन्दी", "है", ",", "q\u0307", "'s"]),
+        ("... mr. `` ''70s -lrb- 1,000 don’t", [*"...", "mr", *".``''", "70s", "-", "lrb", "-", "1", ",", "000", "don", "’", "t"]),
         (" \n", []),
     ],
 )
-def test_a_text_is_cut_as_the_treebank_cuts_it(text: str, words: list[str]) -> None:
+def test_how_a_text_is_cut(text: str, words: list[str]) -> None:
     assert words_of(text) == words
 
 
 @given(st.text())
-def test_a_text_that_is_cut_already_stays_as_it_is(text: str) -> None:
+def test_cutting_what_was_cut_comes_to_an_end(text: str) -> None:
     words = words_of(text)
     assert all(words) and not any(character.isspace() for word in words for character in word)
     again = words_of(" ".join(words))

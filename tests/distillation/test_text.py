@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from ddray.data import Corpus, TextDataset, TextOptions
 from ddray.data.sentences import Sentences
 from ddray.data.text import corpus
-from ddray.distillation import DistillConfig, DistilledSet, Distiller, load
+from ddray.distillation import DistillConfig, DistilledSet, Distiller, load, state
 from ddray.distillation.baselines import compare
 from ddray.distillation.decode import listing, nearest_words
 from ddray.distillation.distiller import check_problem
@@ -205,9 +206,39 @@ def test_a_text_distillation_taken_up_again_gives_the_same_bits(tmp_path: Path) 
     assert torch.equal(artefact(second).inputs, artefact(whole).inputs)
 
 
-def test_a_set_of_the_format_before_text_is_read(tmp_path: Path) -> None:
-    import json
+def test_a_distillation_is_not_taken_up_with_other_vectors(tmp_path: Path) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
 
+    file, checkpoint, before = tmp_path / "v.txt", tmp_path / "c", "fine 1 0\ndull 0 1\n"
+    settings = QUICK | {"data.vectors": str(file), "data.embedding_dim": None}
+    file.write_text(before, encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt):
+        distill(films(), ARCH, settings, checkpoint=checkpoint, report=stop)
+    file.write_text("fine 1 0\ndull 0 2\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"checkpoint: .*other word vectors") as refused:
+        distill(films(), ARCH, settings, checkpoint=checkpoint)
+    assert "\n" not in str(refused.value) and checkpoint.exists()
+    file.write_text(before, encoding="utf-8")
+    distill(films(), ARCH, settings, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("unsaid", [set(), {"vectors"}])
+def test_the_vectors_of_a_checkpoint_from_before_they_were_recorded_are_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsaid: set[str]
+) -> None:
+    first, again = (Distiller(FILMS, ARCH, DistillConfig.from_flat(QUICK)) for _ in range(2))
+    said = json.loads(state.problem(first))
+    assert said["vectors"] == first.dataset.table.digest()  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "problem", lambda _: json.dumps({k: v for k, v in said.items() if k not in unsaid}))
+        first.advance(1)
+        state.save(first, tmp_path / "c")
+    state.load(again, tmp_path / "c")
+    assert again.step == 1
+
+
+def test_a_set_of_the_format_before_text_is_read(tmp_path: Path) -> None:
     from ddray.distillation.manifest import checksum
     from ddray.distillation.set_files import MANIFEST, TENSORS
 

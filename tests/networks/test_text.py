@@ -292,6 +292,12 @@ def test_the_seeds_sigmoid_is_kept() -> None:
     assert 0 <= logits.min() < 0.5 < logits.max() <= 1
 
 
+def test_a_binary_network_of_the_seeds_can_name_both_classes() -> None:
+    network, weights, synthetic, _ = problem("TextRNN2", classes=2, samples=9)
+    logits = network(weights, synthetic.inputs[0])
+    assert logits.shape == (9, 1) and logits.min() < 0 < logits.max()
+
+
 @pytest.mark.parametrize(("length", "dtype", "tolerance"), [(6, torch.float64, 1e-12), (50, torch.float32, 1e-4)])
 def test_textconvnet_by_words_is_the_network_of_their_vectors(length: int, dtype: torch.dtype, tolerance: float) -> None:
     g = torch.Generator().manual_seed(0)

@@ -181,6 +181,20 @@ def test_another_sweep_is_not_resumed(tmp_path: Path, changes: dict[str, Any], k
     assert refused.value.key == key
 
 
+def test_a_sweep_of_texts_is_resumed_with_its_own_word_vectors(tmp_path: Path) -> None:
+    def reopened(name: str, vectors: dict[str, str], *, resume: bool = True) -> SweepStudy:
+        (tmp_path / name).mkdir(exist_ok=True)
+        return open_study(tmp_path / name, build("x", SPACE), PROBLEM, 0, {"train": "1"}, vectors, resume=resume)
+
+    reopened("texts", {"{}": "1"}, resume=False)
+    reopened("texts", {"{}": "1"})
+    with pytest.raises(RequestError, match="--resume: 'the word vectors' is refused") as refused:
+        reopened("texts", {"{}": "2"})
+    assert "\n" not in str(refused.value)
+    reopened("from before they were recorded", {}, resume=False)
+    reopened("from before they were recorded", {"{}": "2"})
+
+
 def test_size_and_resources_may_change(tmp_path: Path) -> None:
     opened(tmp_path / "s")
     assert opened(tmp_path / "s", resume=True, trials=99, resources={"cpu": 2}).counted() == []

@@ -188,9 +188,34 @@ def test_the_vectors_of_every_trial_are_found_before_any_runs(tmp_path: Path) ->
     films = corpus("films", texts, None, texts)
     search = {"data.vectors": {"choice": [str(file) for file in files]}, "data.vocab_size": {"choice": [4, 6]}}
     content = {"dataset": "films", "arch": "TextRNN2", "fixed": {"outer.batch": 9, "data.max_length": 3}, "search": search}
-    build("films", content).check(films)
+    spec = build("films", content)
+    spec.check(films)
+    digests = spec.vectors(films)
+    assert len(digests) == 4 == len(set(digests.values()))
     for file in files:
         file.unlink()
     travelled = pickle.loads(pickle.dumps(films))
     for file, size in product(files, (4, 6)):
         assert travelled.table(TextOptions(vectors=str(file), vocab_size=size)).dimension == int(file.name[0])
+
+
+@pytest.mark.parametrize(("when", "least"), [({}, 4 * (2 * (2 * 3 + 1) + 1)), ({"labels.learn": True}, 4 * (2 * (3 * 3 + 1) + 1))])
+def test_the_shortest_sentences_and_narrowest_vectors_count_for_the_least(
+    when: dict[str, object], least: int, tmp_path: Path
+) -> None:
+    for dimension in (3, 4):
+        (tmp_path / f"{dimension}d.txt").write_text("film " + "1 " * dimension + "\n", encoding="utf-8")
+    texts = Sentences(("a fine film", "a dull film") * 20, ("good", "bad") * 20)
+    films = corpus("films", texts, None, texts)
+    search = {
+        "labels.learn": {"choice": [True, False]},
+        "data.vectors": {"choice": [str(tmp_path / f"{dimension}d.txt") for dimension in (4, 3)]},
+        "data.max_length": {"int": [2, 9], **({"when": when} if when else {})},
+    }
+    content = {"dataset": "films", "arch": "TextRNN1", "search": search}
+    fixed = {"outer.batch": 9, "synthetic.steps": 1, "synthetic.epochs": 1}
+    if when:  # where it is not searched, it is the three words that the texts have
+        search["data.max_length"]["int"] = [5, 9]
+    build("films", {**content, "fixed": fixed, "constraints": [f"stored_bytes <= {least}"]}).check(films)
+    with pytest.raises(RequestError, match=f"the least is {least}$"):
+        build("films", {**content, "fixed": fixed, "constraints": [f"stored_bytes <= {least - 1}"]}).check(films)
