@@ -18,7 +18,7 @@ import typer
 
 from ddray import report
 from ddray.errors import Diverged, RecordError, RequestError
-from ddray.files import writable_folder
+from ddray.files import storable_name, writable_folder
 
 app = typer.Typer(add_completion=False, help="Search, compare and keep distilled datasets.")
 # Typer brings its own copy of click, or uses click itself, by its version: the class behind its public ones is right in both.
@@ -192,6 +192,7 @@ def preview(
         print(listing(distilled))
         return
     out = out or Path("preview.png")
+    storable_name(out, "--out")
     if out.is_dir():
         raise RequestError("--out", str(out), "a file, and this is a directory")
     with writable_folder(out.absolute().parent, "--out"):

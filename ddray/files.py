@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ddray.errors import RequestError
 
+_LONGEST_NAME = 200  # of 255, and our suffixes take up to 24
 
 @contextmanager
 def writable_folder(folder: Path, key: str) -> Iterator[None]:
@@ -32,6 +33,17 @@ def writable_folder(folder: Path, key: str) -> Iterator[None]:
             with suppress(OSError):  # not empty: something in it was wanted
                 path.rmdir()
         raise
+
+
+def storable_name(path: Path, key: str) -> None:
+    """Refuse a name that leaves no room for the names that are given beside it while it is written.
+
+    Raises:
+        RequestError: the last part of `path` is longer than any file system takes with a suffix of ours.
+
+    """
+    if len(os.fsencode(path.name)) > _LONGEST_NAME:
+        raise RequestError(key, path.name, f"a name of at most {_LONGEST_NAME} bytes")
 
 
 def write_whole(file: Path, text: str) -> None:

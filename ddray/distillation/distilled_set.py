@@ -168,6 +168,8 @@ class DistilledSet:
             RequestError: data other than the set was made from, or more networks than there are known starts.
 
         """
+        if protocol not in self.protocols:
+            raise RequestError("protocol", protocol, f"one of {', '.join(self.protocols)}")
         real = self.real_data(dataset or load_dataset(self.manifest.dataset.name, data))
         built = self.build_network(network)
         count = self.networks_to_score(nets)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ddray.data import RealData
 from ddray.data import load as load_dataset
@@ -40,15 +40,15 @@ class Progress:
 
 
 def distill(
-    dataset: str | RealData,
+    dataset: str | Path | RealData,
     arch: str,
     config: Mapping[str, Any] | DistillConfig | None = None,
     *,
     seed: int = 0,
     data: Path | str | None = None,
     engine: EngineConfig | None = None,
-    checkpoint: Path | None = None,
-    save_to: Path | None = None,
+    checkpoint: Path | str | None = None,
+    save_to: Path | str | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> DistilledSet:
     """Distil a dataset for an architecture: `ddray.distill("MNIST", "LeNet", {"synthetic.steps": 1}, seed=0)`.
@@ -74,7 +74,8 @@ def distill(
             returned, with a RuntimeWarning.
 
     """
-    real = load_dataset(dataset, Path(data) if data else None) if isinstance(dataset, str) else dataset
+    named, checkpoint = isinstance(dataset, str | Path), None if checkpoint is None else Path(checkpoint)
+    real = load_dataset(str(dataset), Path(data) if data else None) if named else cast(RealData, dataset)
     settings = config if isinstance(config, DistillConfig) else DistillConfig.from_flat(config or {})
     resumed = checkpoint is not None and checkpoint.exists()
     engine = engine or EngineConfig()

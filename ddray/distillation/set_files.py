@@ -19,6 +19,7 @@ from torch import Tensor
 from ddray.distillation.evaluate import Score
 from ddray.distillation.manifest import FORMAT, Manifest, checksum, seal
 from ddray.errors import RequestError
+from ddray.files import storable_name
 
 TENSORS, MANIFEST = "distilled.safetensors", "manifest.json"
 _STAMPING = f".{MANIFEST}-"
@@ -150,10 +151,11 @@ def _check_tensors(manifest: Manifest, tensors: dict[str, Tensor]) -> None:
 
 def refuse_foreign(directory: Path) -> None:
     """Refuse to save where anything other than a distilled set lies: saving would delete it."""
+    storable_name(directory, "--out")
     if not os.path.lexists(directory):
         return
     if not directory.is_dir():
-        raise RequestError("--out", str(directory), "it exists and is not a directory; name a new one")
+        raise RequestError("--out", str(directory), "it exists and is not a distilled set; name a new directory")
     names = {path.name for path in directory.iterdir() if not path.name.startswith(_STAMPING)}
     if names and MANIFEST not in names:
         raise RequestError("--out", str(directory), "it exists and is not a distilled set; name a new directory")

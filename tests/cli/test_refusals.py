@@ -353,6 +353,14 @@ def test_a_refusal_reaches_the_shell(start: str, work: Path) -> None:
     assert ended.stderr == "ddray: --time-budget: 'soon' is refused: a positive time such as 90s, 30m or 1.5h\n"
 
 
+@pytest.mark.parametrize("command", ["distill", "preview"])
+def test_a_name_too_long_to_write_is_refused_before_the_work(
+    command: str, npz: Path, own_set: Path, refused: Refused
+) -> None:
+    given = (*DISTILL[:-2], "--dataset", npz) if command == "distill" else ("preview", own_set)
+    assert "--out: " in (said := refused(*given, "--out", 252 * "x" + ".png")) and "at most 200 bytes" in said
+
+
 @given(text=st.text(max_size=20))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_setting_whatever_is_more_than_one_line(text: str, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -247,6 +247,11 @@ def test_a_stamp_adds_a_score_and_keeps_the_tensors(made: DistilledSet, tmp_path
     assert (place / TENSORS).read_bytes() == before
 
 
+def test_an_unknown_protocol_is_refused_before_the_work(made: DistilledSet) -> None:
+    with pytest.raises(RequestError, match="protocol: 'bogus' is refused: one of as-distilled, retrain"):
+        made.evaluate(1, dataset=DATA, network=mlp((1, 4, 4), 3), protocol="bogus")  # type: ignore[arg-type]
+
+
 def test_looks_that_overlap_are_all_recorded(made: DistilledSet, tmp_path: Path) -> None:
     place = made.save(tmp_path / "set")
     first, second = (made.evaluate(2, "test", dataset=DATA, network=mlp((1, 4, 4), 3)) for _ in range(2))

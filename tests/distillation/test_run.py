@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +25,15 @@ def test_the_checkpoint_goes_when_the_set_is_saved(tmp_path: Path) -> None:
     made = distill(blobs(), ARCH, QUICK, checkpoint=checkpoint, save_to=tmp_path / "set", engine=CPU)
     assert torch.equal(load(tmp_path / "set").inputs, made.inputs)
     assert not checkpoint.exists()
+
+
+def test_files_may_be_named_by_text(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randint(256, (60, 1, 4, 4), generator=draw, dtype=torch.uint8).numpy(), np.arange(60) % 3
+    np.savez(tmp_path / "mine.npz", train_x=x, train_y=y, test_x=x, test_y=y)
+    given = {"checkpoint": str(tmp_path / "checkpoint"), "save_to": str(tmp_path / "set"), "engine": CPU}
+    made = distill(tmp_path / "mine.npz", ARCH, QUICK, **given)
+    assert torch.equal(load(tmp_path / "set").inputs, made.inputs)
 
 
 def test_a_set_that_cannot_be_saved_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
