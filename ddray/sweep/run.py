@@ -27,7 +27,8 @@ from ddray.sweep.spec import Resources, SweepSpec
 from ddray.sweep.storage import earlier_sweep, made, new_sweep, remembered, sole_driver, storage_directory
 from ddray.sweep.study import SweepStudy, open_study
 from ddray.sweep.winner import Outcome, confirm
-from ddray.tracking.store import default_tracking_uri, sqlite_file
+from ddray.tracking.sqlite import sqlite_file
+from ddray.tracking.store import default_tracking_uri
 
 DEFAULT_SPACE = "digits_lenet"
 

@@ -15,7 +15,8 @@ from ddray.distillation.set_files import MANIFEST, TENSORS
 from ddray.errors import RequestError
 from ddray.tracking.registry import ALIAS, Entry, entries, entry, last_score, model_name, set_tags
 from ddray.tracking.served import write_model
-from ddray.tracking.store import default_tracking_uri, open_client, quiet, sqlite_file
+from ddray.tracking.sqlite import sqlite_file
+from ddray.tracking.store import default_tracking_uri, open_client, quiet
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddray.tracking.entries import End, Status, SweepEntry, TrialEntry, as_text
-from ddray.tracking.store import open_client, pages, quiet, sqlite_file
+from ddray.tracking.sqlite import sqlite_file
+from ddray.tracking.store import open_client, pages, quiet
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from ddray.errors import MissingExtra, RequestError
+from ddray.tracking.sqlite import make_database, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,12 +34,6 @@ _FORMS = "sqlite:///FILE, http(s)://HOST:PORT, postgresql://…, mysql://… or 
 def default_tracking_uri(storage: Path | str = "sweeps") -> str:
     """`MLFLOW_TRACKING_URI`, else a SQLite file in the sweeps' storage."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage}/mlflow.db"
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The database file of a SQLite URI (three slashes: relative, four: absolute), None for other URIs."""
-    found = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
-    return Path(found[1]) if found else None
 
 
 def open_client(uri: str, *, create: bool) -> MlflowClient:
@@ -124,6 +119,8 @@ def _check_sqlite(uri: str, create: bool) -> None:
             raise _refusal(uri, f"there is no record yet: {file} does not exist")
         return
     file.parent.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        make_database(file)
     with closing(sqlite3.connect(file, timeout=30)) as connection:
         connection.execute("BEGIN IMMEDIATE")  # fails at once where the file or its folder is read-only
         connection.rollback()

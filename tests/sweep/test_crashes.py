@@ -17,7 +17,7 @@ from ddray.sweep.execute import slots
 from ddray.sweep.project import Projection
 from ddray.sweep.spec import read
 from ddray.sweep.study import open_study
-from ddray.tracking.store import sqlite_file
+from ddray.tracking.sqlite import sqlite_file
 from tests.sweep.conftest import Finished, NewRecord
 from tests.sweep.sweeps import in_state, kept_set, noted, same_tensors, save_space, spied, told, uninterrupted
 

@@ -1,0 +1,68 @@
+"""A record in a SQLite file: its URI, and a file that is whole or not there."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import alembic.command
+import pytest
+
+from ddray.tracking.sqlite import sqlite_file
+from ddray.tracking.store import open_client
+
+OPEN = "import sys; from ddray.tracking.store import open_client; open_client(sys.argv[1], create=True)"
+
+
+KILLED_HALF_WAY = """\
+import os, signal
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+@event.listens_for(Engine, "after_cursor_execute")
+def kill(connection, cursor, statement, *_):
+    if statement.strip().startswith("CREATE TABLE datasets "):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+"""
+
+
+def opening(file: Path, before: str = "") -> subprocess.Popen[bytes]:
+    """Another process that opens a record."""
+    return subprocess.Popen([sys.executable, "-c", before + OPEN, f"sqlite:///{file}"])
+
+
+def test_three_slashes_are_relative_and_four_absolute() -> None:
+    assert sqlite_file("sqlite:///sweeps/mlflow.db") == Path("sweeps/mlflow.db")
+    assert sqlite_file("sqlite:////sweeps/mlflow.db") == Path("/sweeps/mlflow.db")
+    assert sqlite_file("http://host") is None
+
+
+def test_a_record_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
+    assert opening(tmp_path / "mlflow.db", KILLED_HALF_WAY).wait(timeout=240) == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] != []
+    open_client(f"sqlite:///{tmp_path / 'mlflow.db'}", create=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_a_record_whose_making_was_interrupted_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(alembic.command, "upgrade", interrupted)
+        open_client(f"sqlite:///{tmp_path / 'mlflow.db'}", create=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_may_open_a_new_record_at_once(tmp_path: Path) -> None:
+    both = [opening(tmp_path / "mlflow.db") for _ in range(2)]
+    assert [one.wait(timeout=240) for one in both] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_an_empty_file_is_no_record_yet(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    assert open_client(f"sqlite:///{tmp_path / 'mlflow.db'}", create=True).search_experiments()
