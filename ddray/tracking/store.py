@@ -84,6 +84,18 @@ def quiet() -> Iterator[None]:
                 os.environ[name] = before
 
 
+@contextmanager
+def unless_there() -> Iterator[None]:
+    """Make something in the record; that another process has made it since it was looked for is no failure."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
 def pages(search: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
     """Everything that a paged search finds; `search` takes the token of a page, None for the first."""
     token: str | None = None

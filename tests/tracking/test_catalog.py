@@ -68,6 +68,14 @@ def test_only_a_strictly_better_set_takes_the_alias(
     assert holder(uri) == expected
 
 
+def test_a_model_that_another_sweep_makes_meanwhile_gets_the_version(
+    uri: str, run_id: str, make_set: MakeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(uri, run_id, make_set(0.8))
+    monkeypatch.setattr(MlflowClient, "search_registered_models", lambda *_: [])
+    assert register(uri, run_id, make_set(0.9, seed=1)).version == "2"
+
+
 def test_registering_again_changes_nothing(uri: str, run_id: str, make_set: MakeSet) -> None:
     register(uri, run_id, make_set(0.8))
     register(uri, run_id, make_set(0.9))

@@ -164,6 +164,17 @@ def test_sweeps_of_a_dataset_and_architecture_share_an_experiment(uri: str, clie
     assert "toy" in experiment.tags["mlflow.note.content"]
 
 
+def test_an_experiment_that_another_sweep_makes_meanwhile_is_shared(
+    uri: str, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, found = Recorder(uri, SWEEP), [None]
+    look = MlflowClient.get_experiment_by_name
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", lambda *given: found.pop() if found else look(*given))
+    second = Recorder(uri, replace(SWEEP, name="s2", directory="/sweeps/s2"))
+    runs = [client.get_run(recorder.run_id()) for recorder in (first, second)]
+    assert found == [] and runs[0].info.experiment_id == runs[1].info.experiment_id
+
+
 def test_a_deleted_experiment_is_restored(uri: str, client: MlflowClient) -> None:
     Recorder(uri, SWEEP)
     client.delete_experiment(client.get_experiment_by_name("ddray/toy/LeNet").experiment_id)
