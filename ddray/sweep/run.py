@@ -27,7 +27,7 @@ from ddray.sweep.spec import Resources, SweepSpec
 from ddray.sweep.storage import earlier_sweep, made, new_sweep, remembered, sole_driver, storage_directory
 from ddray.sweep.study import SweepStudy, open_study
 from ddray.sweep.winner import Outcome, confirm
-from ddray.tracking.sqlite import sqlite_file
+from ddray.tracking.sqlite import anchored
 from ddray.tracking.store import default_tracking_uri
 
 DEFAULT_SPACE = "digits_lenet"
@@ -129,7 +129,7 @@ def prepare(request: SweepRequest) -> Prepared:
     memory = check_memory(dataset, spec.file.arch, spec.largest(), engine) if engine.device == "cpu" else 0
     tracking_uri = request.tracking_uri or known.get("tracking_uri") or default_tracking_uri(storage)
     return Prepared(
-        request, spec, dataset, engine, resources, memory, directory, _anchored(tracking_uri), seed, trials
+        request, spec, dataset, engine, resources, memory, directory, anchored(tracking_uri), seed, trials
     )
 
 
@@ -243,9 +243,3 @@ def _engine(
         left_open = {key: value for key, value in PLAIN.items() if getattr(engine, key) == "auto"}
         return engine.model_copy(update=left_open)  # the cluster's cards are not here to be tried
     return settle(engine, dataset, spec.file.arch, spec.largest(), trials=trials)
-
-
-def _anchored(tracking_uri: str) -> str:
-    """A SQLite URI with an absolute path, so that it means the same from everywhere."""
-    file = sqlite_file(tracking_uri)
-    return tracking_uri if file is None else tracking_uri.replace(str(file), str(file.absolute()), 1)

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ddray.errors import RequestError
 from ddray.files import writable_folder
+from ddray.tracking.sqlite import sqlite_uri
 
 STUDY = "study.db"
 _LOCK = "driver.lock"
@@ -102,11 +103,16 @@ def remembered(directory: Path) -> dict[str, Any]:
 
     """
     try:
-        study = optuna.load_study(study_name=directory.name, storage=f"sqlite:///{directory / STUDY}")
+        study = optuna.load_study(study_name=directory.name, storage=study_uri(directory))
         return dict(study.user_attrs)
     except (KeyError, RuntimeError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         reason = (str(error).strip(" '\"").splitlines() or ["?"])[0]
         raise RequestError("--resume", directory.name, f"its study cannot be read: {reason}") from None
+
+
+def study_uri(directory: Path) -> str:
+    """The database of a sweep's study, as Optuna is told of it."""
+    return sqlite_uri(directory / STUDY)
 
 
 @contextmanager

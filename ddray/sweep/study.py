@@ -20,6 +20,7 @@ from ddray.errors import RequestError
 from ddray.sweep.constraint import Problem
 from ddray.sweep.space import suggest
 from ddray.sweep.spec import SweepSpec
+from ddray.sweep.storage import study_uri
 
 End = Literal["finished", "pruned", "diverged", "failed", "rejected"]
 _MOST_REJECTIONS = 1_000
@@ -141,7 +142,7 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     identity = {"space": spec.identity(), "seed": seed, "data": dict(digests)}
     study = optuna.create_study(
-        storage=f"sqlite:///{directory / 'study.db'}",
+        storage=study_uri(directory),
         study_name=directory.name,
         direction="maximize",
         sampler=sampler(seed),

@@ -6,14 +6,33 @@ import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import unquote
 
 _PATIENCE = 120.0  # seconds for another process that is making the same file; it takes some
+_URI = re.compile(r"(sqlite(?:\+\w+)?):///([^?]+)(\?.*)?")
 
 
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a SQLite URI (three slashes: relative, four: absolute), None for other URIs."""
-    found = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
-    return Path(found[1]) if found else None
+    found = _URI.fullmatch(uri)
+    return Path(unquote(found[2])) if found else None
+
+
+def sqlite_uri(file: Path | str) -> str:
+    """The SQLite URI of a database file, as SQLAlchemy, MLflow and Optuna read it.
+
+    SQLAlchemy takes `%20` for a space, and Optuna fills in what stands between braces.
+    """
+    plain = str(file)
+    quoted = re.sub("[%{}]", lambda found: f"%{ord(found[0]):02X}", plain)
+    # MLflow makes the folder that a URI names, as it stands there; with a driver in the scheme, it makes none.
+    return f"sqlite:///{plain}" if quoted == plain else f"sqlite+pysqlite:///{quoted}"
+
+
+def anchored(uri: str) -> str:
+    """A SQLite URI with an absolute path, so that it means the same from everywhere; another URI as it is."""
+    found = _URI.fullmatch(uri)
+    return uri if found is None else sqlite_uri(Path(unquote(found[2])).absolute()) + (found[3] or "")
 
 
 def make_database(file: Path) -> None:
@@ -35,7 +54,7 @@ def make_database(file: Path) -> None:
                 shutil.rmtree(stale)
             with TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as folder:
                 draft = Path(folder) / file.name
-                uri = f"sqlite:///{draft}"
+                uri = sqlite_uri(draft)
                 MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
                 draft.replace(file)
         finally:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from ddray.errors import MissingExtra, RequestError
-from ddray.tracking.sqlite import make_database, sqlite_file
+from ddray.tracking.sqlite import make_database, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,7 +33,7 @@ _FORMS = "sqlite:///FILE, http(s)://HOST:PORT, postgresql://…, mysql://… or 
 
 def default_tracking_uri(storage: Path | str = "sweeps") -> str:
     """`MLFLOW_TRACKING_URI`, else a SQLite file in the sweeps' storage."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(f"{storage}/mlflow.db")
 
 
 def open_client(uri: str, *, create: bool) -> MlflowClient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import alembic.command
 import pytest
+from sqlalchemy.engine import make_url
 
-from ddray.tracking.sqlite import sqlite_file
+from ddray.tracking.sqlite import anchored, sqlite_file, sqlite_uri
 from ddray.tracking.store import open_client
 
 OPEN = "import sys; from ddray.tracking.store import open_client; open_client(sys.argv[1], create=True)"
@@ -38,6 +40,27 @@ def test_three_slashes_are_relative_and_four_absolute() -> None:
     assert sqlite_file("sqlite:///sweeps/mlflow.db") == Path("sweeps/mlflow.db")
     assert sqlite_file("sqlite:////sweeps/mlflow.db") == Path("/sweeps/mlflow.db")
     assert sqlite_file("http://host") is None
+
+
+@pytest.mark.parametrize("name", ["plain name", "100%", "a%20b", "{here}", "é"])
+def test_a_uri_names_its_file_whatever_is_in_its_path(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name / "x.db"
+    assert make_url(sqlite_uri(file)).database == str(file)
+    assert sqlite_file(sqlite_uri(file)) == file
+
+
+def test_a_relative_uri_is_anchored_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert anchored("sqlite:///x.db?timeout=9") == f"sqlite:///{tmp_path}/x.db?timeout=9"
+    assert anchored("sqlite:///a%2520b/x.db") == f"sqlite+pysqlite:///{tmp_path}/a%2520b/x.db"
+    assert anchored("http://host:5000") == "http://host:5000"
+
+
+def test_a_folder_with_percent_signs_has_its_own_record(migrated: Path, tmp_path: Path) -> None:
+    (tmp_path / "a%20b").mkdir()
+    file = shutil.copy(migrated, tmp_path / "a%20b" / "mlflow.db")
+    assert open_client(sqlite_uri(file), create=True).search_experiments()
+    assert [path.name for path in tmp_path.iterdir()] == ["a%20b"]
 
 
 def test_a_record_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
