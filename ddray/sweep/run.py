@@ -27,7 +27,7 @@ from ddray.sweep.spec import Resources, SweepSpec
 from ddray.sweep.storage import earlier_sweep, made, new_sweep, remembered, sole_driver, storage_directory
 from ddray.sweep.study import SweepStudy, open_study
 from ddray.sweep.winner import Outcome, confirm
-from ddray.tracking.sqlite import anchored
+from ddray.tracking.sqlite import anchored, placed, portable
 from ddray.tracking.store import default_tracking_uri
 
 DEFAULT_SPACE = "digits_lenet"
@@ -127,10 +127,9 @@ def prepare(request: SweepRequest) -> Prepared:
     trials = request.trials or known.get("target") or spec.file.trials
     engine = _engine(spec, dataset, trials, resources, address, known)
     memory = check_memory(dataset, spec.file.arch, spec.largest(), engine) if engine.device == "cpu" else 0
-    tracking_uri = request.tracking_uri or known.get("tracking_uri") or default_tracking_uri(storage)
-    return Prepared(
-        request, spec, dataset, engine, resources, memory, directory, anchored(tracking_uri), seed, trials
-    )
+    kept = placed(known["tracking_uri"], storage) if "tracking_uri" in known else None
+    tracking_uri = anchored(request.tracking_uri or kept or default_tracking_uri(storage))
+    return Prepared(request, spec, dataset, engine, resources, memory, directory, tracking_uri, seed, trials)
 
 
 def run(prepared: Prepared) -> Outcome:
@@ -194,7 +193,7 @@ def _remember(study: SweepStudy, prepared: Prepared) -> None:
         "finished": False,
     }
     if "@" not in prepared.tracking_uri:  # a password stays out of files
-        said["tracking_uri"] = prepared.tracking_uri
+        said["tracking_uri"] = portable(prepared.tracking_uri, prepared.directory.parent)
     for key, value in said.items():
         study.study.set_user_attr(key, value)
 

@@ -31,8 +31,24 @@ def sqlite_uri(file: Path | str) -> str:
 
 def anchored(uri: str) -> str:
     """A SQLite URI with an absolute path, so that it means the same from everywhere; another URI as it is."""
-    found = _URI.fullmatch(uri)
-    return uri if found is None else sqlite_uri(Path(unquote(found[2])).absolute()) + (found[3] or "")
+    file = sqlite_file(uri)
+    return uri if file is None else _elsewhere(uri, file.absolute())
+
+
+def portable(uri: str, storage: Path) -> str:
+    """The URI as it can be kept inside `storage`: a database in there is named from there, for the storage may be moved."""
+    file = sqlite_file(uri)
+    return _elsewhere(uri, file.relative_to(storage)) if file is not None and file.is_relative_to(storage) else uri
+
+
+def placed(uri: str, storage: Path) -> str:
+    """The URI that was kept inside `storage`, with the storage where it is now."""
+    file = sqlite_file(uri)
+    if file is None:
+        return uri
+    here = storage / (file.name if file.is_absolute() else file)
+    # Before URIs were made portable, that of the storage's own record was absolute: it is the one whose file is gone.
+    return uri if file.is_absolute() and (file.exists() or not here.exists()) else _elsewhere(uri, here)
 
 
 def make_database(file: Path) -> None:
@@ -63,3 +79,9 @@ def make_database(file: Path) -> None:
 
 def _is_there(file: Path) -> bool:
     return file.exists() and (not file.is_file() or file.stat().st_size > 0)
+
+
+def _elsewhere(uri: str, file: Path) -> str:
+    """The same SQLite URI with another file."""
+    found = _URI.fullmatch(uri)
+    return sqlite_uri(file) + ((found and found[3]) or "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,3 +118,14 @@ def test_a_dry_run_of_a_resume_shows_the_sweeps_own_space(run: Run) -> None:
 def test_the_same_space_and_settings_are_no_change(run: Run) -> None:
     flags = ("--name", "toy", "--resume", "--set", "outer.steps=4")
     assert run("search", "space.yaml", *flags).status == 0
+
+
+def test_a_storage_that_was_moved_takes_its_record_along(run: Run, sweep_copy: Path, migrated: Path) -> None:
+    shutil.copy(migrated, sweep_copy / "sweeps" / "mlflow.db")
+    record = ("--tracking-uri", "sqlite:///sweeps/mlflow.db")
+    assert run("search", "--name", "toy", "--resume", *record).status == 0
+    (sweep_copy / "sweeps").rename(sweep_copy / "moved")
+    code, out, err = run("search", "--name", "toy", "--resume", "--storage", "moved")
+    assert code == 0, err
+    assert f"--backend-store-uri sqlite:///{sweep_copy}/moved/mlflow.db\n" in out
+    assert not (sweep_copy / "sweeps" / "mlflow.db").exists()

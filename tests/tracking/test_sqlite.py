@@ -12,7 +12,7 @@ import alembic.command
 import pytest
 from sqlalchemy.engine import make_url
 
-from ddray.tracking.sqlite import anchored, sqlite_file, sqlite_uri
+from ddray.tracking.sqlite import anchored, placed, portable, sqlite_file, sqlite_uri
 from ddray.tracking.store import open_client
 
 OPEN = "import sys; from ddray.tracking.store import open_client; open_client(sys.argv[1], create=True)"
@@ -54,6 +54,29 @@ def test_a_relative_uri_is_anchored_where_it_stands(tmp_path: Path, monkeypatch:
     assert anchored("sqlite:///x.db?timeout=9") == f"sqlite:///{tmp_path}/x.db?timeout=9"
     assert anchored("sqlite:///a%2520b/x.db") == f"sqlite+pysqlite:///{tmp_path}/a%2520b/x.db"
     assert anchored("http://host:5000") == "http://host:5000"
+
+
+def test_a_record_in_a_storage_moves_with_it(tmp_path: Path) -> None:
+    before, after = tmp_path / "st", tmp_path / "100%" / "moved"
+    kept = portable(sqlite_uri(before / "mlflow.db") + "?timeout=9", before)
+    assert kept == "sqlite:///mlflow.db?timeout=9"
+    assert placed(kept, after) == sqlite_uri(after / "mlflow.db") + "?timeout=9"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////elsewhere/mlflow.db", "http://host:5000"])
+def test_a_record_elsewhere_stays_where_it_is(tmp_path: Path, uri: str) -> None:
+    assert placed(portable(uri, tmp_path), tmp_path) == uri
+
+
+def test_an_absolute_path_is_followed_where_the_file_went_with_its_storage(tmp_path: Path) -> None:
+    before, after = tmp_path / "st", tmp_path / "moved"
+    uri = f"sqlite:///{before}/mlflow.db"
+    for folder in (before, after):
+        folder.mkdir()
+        (folder / "mlflow.db").touch()
+    assert placed(uri, after) == uri, "a copy"
+    (before / "mlflow.db").unlink()
+    assert placed(uri, after) == f"sqlite:///{after}/mlflow.db"
 
 
 def test_a_folder_with_percent_signs_has_its_own_record(migrated: Path, tmp_path: Path) -> None:
