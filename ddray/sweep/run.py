@@ -23,7 +23,8 @@ from ddray.sweep import spec as spec_module
 from ddray.sweep.constraint import Problem
 from ddray.sweep.execute import Cluster, execute, knock
 from ddray.sweep.project import Projection
-from ddray.sweep.spec import Resources, SweepSpec
+from ddray.sweep.space_file import Resources
+from ddray.sweep.spec import SweepSpec
 from ddray.sweep.storage import earlier_sweep, made, new_sweep, remembered, sole_driver, storage_directory
 from ddray.sweep.study import SweepStudy, open_study
 from ddray.sweep.winner import Outcome, confirm

@@ -109,8 +109,10 @@ def test_a_wrong_space_is_refused(case: str, space: Callable[..., None], refused
 FLAGS = {
     "--trials 0": ("--trials: 0", "at least 1"),
     "--max-concurrent 0": ("--max-concurrent: 0", "at least 1"),
-    "--cpus-per-trial 0": ("--cpus-per-trial: 0.0", "greater than 0"),
-    "--cpus-per-trial nan": ("--cpus-per-trial: nan", "greater than 0"),
+    "--cpus-per-trial 0": ("--cpus-per-trial: 0.0", "greater than or equal to 0.0001"),
+    "--cpus-per-trial 0.00001": ("--cpus-per-trial: 1e-05", "greater than or equal to 0.0001"),
+    "--cpus-per-trial nan": ("--cpus-per-trial: nan", "greater than or equal to 0.0001"),
+    "--gpus-per-trial 0.00001": ("--gpus-per-trial: 1e-05", "0 or at least 0.0001"),
     "--gpus-per-trial -1": ("--gpus-per-trial: -1.0", "greater than or equal to 0"),
     "--gpus-per-trial 1.5": ("--gpus-per-trial: 1.5", "whole number of cards"),
     "--time-budget 30x": ("--time-budget: '30x'", "90s, 30m or 1.5h"),
