@@ -106,9 +106,9 @@ def prepare(request: SweepRequest) -> Prepared:
         RequestError: the first thing that is wrong.
 
     """
-    for key, number in (("--trials", request.trials), ("--max-concurrent", request.max_concurrent)):
-        if number is not None and number < 1:
-            raise RequestError(key, number, "at least 1")
+    _check_whole("--trials", request.trials, 1)
+    _check_whole("--max-concurrent", request.max_concurrent, 1)
+    _check_whole("--seed", request.seed)
     if request.time_budget is not None and not 0 < request.time_budget < float("inf"):
         raise RequestError("--time-budget", request.time_budget, "a positive time")
     storage = storage_directory(request.storage)
@@ -179,6 +179,13 @@ def _execute(prepared: Prepared, study: SweepStudy, projection: Projection) -> N
         execute(prepared.spec.file.arch, prepared.engine, prepared.dataset, study, prepared.directory, cluster,
                 target=prepared.trials, time_budget=request.time_budget, record=projection.record,
                 import_paths=(str(Path.cwd()), *(p for p in sys.path if p)))  # fmt: skip
+
+
+def _check_whole(key: str, number: object, least: int | None = None) -> None:
+    if number is None:
+        return
+    if not isinstance(number, int) or isinstance(number, bool) or (least is not None and number < least):
+        raise RequestError(key, number, "a whole number" if least is None else f"a whole number, at least {least}")
 
 
 def _address(request: SweepRequest) -> str | None:
