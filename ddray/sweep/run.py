@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -181,11 +182,9 @@ def _execute(prepared: Prepared, study: SweepStudy, projection: Projection) -> N
                 import_paths=(str(Path.cwd()), *(p for p in sys.path if p)))  # fmt: skip
 
 
-def _check_whole(key: str, number: object, least: int | None = None) -> None:
-    if number is None:
-        return
-    if not isinstance(number, int) or isinstance(number, bool) or (least is not None and number < least):
-        raise RequestError(key, number, "a whole number" if least is None else f"a whole number, at least {least}")
+def _check_whole(key: str, number: object, least: float = -math.inf) -> None:
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < least):
+        raise RequestError(key, number, "a whole number" + (f", at least {least}" if least > 0 else ""))
 
 
 def _address(request: SweepRequest) -> str | None:

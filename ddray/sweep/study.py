@@ -198,8 +198,14 @@ def _refuse_changes(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         raise RequestError("--resume", "the dataset", "the data of the sweep; these splits have other digests")
     if known["seed"] != given["seed"]:
         raise RequestError("--seed", given["seed"], f"{known['seed']}, as the sweep began, or none")
-    for key, value in known["space"].items():
-        if given["space"].get(key) != value:
-            raise RequestError(
-                key, given["space"].get(key), f"a sweep is resumed with its own space, where it is {value!r}"
-            )
+    before, now = _settings(known["space"]), _settings(given["space"])
+    for key in (*before, *now):
+        if key not in before or key not in now or before[key] != now[key]:
+            was = f"it is {before[key]!r}" if key in before else "it is not set"
+            raise RequestError(key, now.get(key), f"a sweep is resumed with its own space, where {was}")
+
+
+def _settings(space: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a space, what it fixes and what it searches under their own keys."""
+    parts = {key: value for key, value in space.items() if key not in ("fixed", "search")}
+    return {**parts, **space.get("search", {}), **space.get("fixed", {})}

@@ -233,8 +233,10 @@ def test_a_sweep_of_another_name_is_refused(refused: Refused, sweep_copy: Path) 
 
 
 CHANGES = {
-    "space.yaml --set outer.steps=8": ("fixed", "a sweep is resumed with its own space", "'outer.steps': 4"),
-    "--set outer.steps=8": ("fixed", "a sweep is resumed with its own space", "'outer.steps': 4"),
+    "space.yaml --set outer.steps=8": ("outer.steps: 8", "a sweep is resumed with its own space, where it is 4"),
+    "--set outer.steps=8": ("outer.steps: 8", "a sweep is resumed with its own space, where it is 4"),
+    "--set outer.lr=.5": ("outer.lr: 0.5", "a sweep is resumed with its own space, where it is {'float': [0.001"),
+    "--set labels.scale=2": ("labels.scale: 2", "a sweep is resumed with its own space, where it is not set"),
     "digits_lenet": ("--resume: 'the dataset'", "other digests"),
     "--seed 7": ("--seed: 7", "0, as the sweep began"),
 }

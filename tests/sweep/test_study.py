@@ -180,8 +180,9 @@ def test_the_best_of_equals_is_the_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "key"),
-    [({"seed": 1}, "--seed"), ({"fixed": {"outer.steps": 20, "outer.score_every": 2}}, "fixed"),
-     ({"constraints": []}, "constraints")],
+    [({"seed": 1}, "--seed"), ({"fixed": {"outer.steps": 20, "outer.score_every": 2}}, "outer.steps"),
+     ({"fixed": {**SPACE["fixed"], "outer.clip": 1.0}}, "outer.clip"), ({"constraints": []}, "constraints"),
+     ({"search": {**SPACE["search"], "outer.lr": {"float": [0.1, 1.0]}}}, "outer.lr")],
 )  # fmt: skip
 def test_another_sweep_is_not_resumed(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
     opened(tmp_path / "s")
