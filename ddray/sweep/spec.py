@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -48,18 +48,6 @@ class SweepSpec:
     def config(self, values: Mapping[str, Any]) -> DistillConfig:
         """The configuration of a trial with these values."""
         return DistillConfig.from_flat(values)
-
-    def largest(self) -> DistillConfig:
-        """The configuration with every number at its upper end: what a trial may take at most."""
-        return self._at(max)
-
-    def least(self) -> DistillConfig:
-        """The configuration with every number at its lower end."""
-        return self._at(min)
-
-    def _at(self, end: Callable[[tuple[Any, ...]], Any]) -> DistillConfig:
-        numbers = {p.key: end(p.extremes()) for p in self.parameters if p.kind != "choice"}
-        return self.config({**self.fixed, **numbers})
 
     def check(self, dataset: RealData) -> None:
         """Hold every end and every choice of the space against the dataset and the network.

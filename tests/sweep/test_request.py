@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ddray.distillation import choose, memory
 from ddray.errors import RequestError
 from ddray.sweep import SweepRequest, prepare
+from tests.sweep.sweeps import save_space
 
 
 @pytest.mark.parametrize(
@@ -18,3 +20,22 @@ def test_what_is_no_whole_number_is_refused(tmp_path: Path, field: str, value: o
         prepare(SweepRequest(storage=tmp_path / "sweeps", **{field: value}))  # type: ignore[arg-type]
     assert refused.value.key == f"--{field.replace('_', '-')}" and "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+WIDE = {key: {"int": [1, 10_000], "log": True} for key in ("synthetic.steps", "synthetic.samples_per_class")}
+
+
+def test_only_what_constraints_allow_has_to_fit_into_memory(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "machine_memory", lambda: memory.PROCESS + 2**28)
+    monkeypatch.setattr(choose._Measured, "choose", lambda _: pytest.fail("it was timed"))
+
+    def asked(limit: int) -> SweepRequest:
+        bound = [f"stored_samples <= {limit}"]
+        space = save_space(tmp_path / f"{limit}.yaml", data, fixed={}, search=WIDE, constraints=bound, trials=1)
+        return SweepRequest(space, storage=tmp_path)
+
+    assert prepare(asked(90)).memory == 0
+    with pytest.raises(RequestError, match="this machine has"):
+        prepare(asked(10**9))
