@@ -57,6 +57,7 @@ class Projection:
                 directory=str(directory),
                 space=yaml.safe_dump(spec.file.model_dump(mode="json"), sort_keys=False),
                 digests=dataset.digests(),
+                formerly=_gone(study.study.user_attrs.get("directory", "")),
             ),
         )
 
@@ -185,6 +186,11 @@ class _Told:
 
     suggest_float = suggest_int
     suggest_categorical = suggest_int
+
+
+def _gone(directory: str) -> str:
+    """Where a sweep lay, if it is there no more: a copy is another sweep."""
+    return "" if Path(directory).exists() else directory
 
 
 def _line(error: Exception) -> str:

@@ -164,6 +164,7 @@ def _remember(study: SweepStudy, prepared: Prepared) -> None:
         "engine": prepared.engine.model_dump(mode="json"),
         "resources": prepared.resources.model_dump(mode="json"),
         "finished": False,
+        "directory": str(prepared.directory),
     }
     if "@" not in prepared.tracking_uri:  # a password stays out of files
         said["tracking_uri"] = portable(prepared.tracking_uri, prepared.directory.parent)

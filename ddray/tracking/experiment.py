@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddray.tracking.entries import SweepEntry
-from ddray.tracking.sqlite import sqlite_file
+from ddray.tracking.sqlite import artefacts_beside, sqlite_file
 from ddray.tracking.store import unless_there
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ def experiment_of(client: MlflowClient, uri: str, sweep: SweepEntry) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         database = sqlite_file(uri)
-        # A server knows where its artefacts go; a database file has them beside it, not in the current folder.
-        location = None if database is None else (database.parent / "mlartifacts").resolve().as_uri()
+        location = None if database is None else artefacts_beside(database)  # a server knows where its artefacts go
         note = {"mlflow.note.content": _HOW_TO_READ.format(dataset=sweep.dataset, arch=sweep.arch)}
         with unless_there():
             client.create_experiment(name, artifact_location=location, tags=note)

@@ -130,15 +130,16 @@ class Recorder:
     def _take_up(self) -> str | None:
         """The run of this sweep if there is one, running again, with what it holds of the trials."""
         runs = self._runs(f"tags.`ddray.kind` = 'sweep' and tags.`ddray.sweep` = {_quoted(self._sweep.name)}")
-        same = [run for run in runs if run.data.tags.get("ddray.directory") == self._sweep.directory]
-        if not same:
+        places = {run.data.tags.get("ddray.directory"): str(run.info.run_id) for run in reversed(runs)}
+        parent = places.get(self._sweep.directory) or places.get(self._sweep.formerly)
+        if parent is None:
             return None
-        parent = str(same[0].info.run_id)
         for run in self._runs(f"tags.`mlflow.parentRunId` = '{parent}'"):
             if "ddray.trial" in run.data.tags:
                 self._children[int(run.data.tags["ddray.trial"])] = _Child.of(run)
         self._client.update_run(parent, status="RUNNING")
-        self._client.set_tag(parent, "ddray.status", "running")
+        for key, value in (("status", "running"), ("directory", self._sweep.directory)):
+            self._client.set_tag(parent, f"ddray.{key}", value)
         return parent
 
     def _begin(self) -> str:

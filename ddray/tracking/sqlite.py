@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 _PATIENCE = 120.0  # seconds for another process that is making the same file; it takes some
 _URI = re.compile(r"(sqlite(?:\+\w+)?):///([^?]+)(\?.*)?")
@@ -75,6 +78,39 @@ def make_database(file: Path) -> None:
                 draft.replace(file)
         finally:
             lock.unlink(missing_ok=True)  # while it is held: whoever waits for it looks at the file first
+
+
+def artefacts_beside(file: Path) -> str:
+    """Where the artefacts of a database go: beside it, not into the current folder."""
+    return (file.parent / "mlartifacts").resolve().as_uri()
+
+
+def follow_artefacts(file: Path) -> None:
+    """Tell a database whose folder was moved where its artefacts are now.
+
+    MLflow keeps absolute places, and has no call that changes them. Only those change that a sweep wrote, that are gone from
+    where they were, and that lie beside the database.
+    """
+    here = artefacts_beside(file)
+    if not (_folder(here).is_dir() and os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+        return
+    with closing(sqlite3.connect(file, timeout=30)) as connection, connection:
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone() is None:
+            return
+        known = connection.execute(
+            "SELECT DISTINCT artifact_location FROM experiments WHERE name LIKE 'ddray/%'"
+        ).fetchall()
+        for (place,) in known:
+            if place.startswith("file:") and place.endswith("/mlartifacts") and not _folder(place).exists():
+                connection.execute(
+                    "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (here, place)
+                )
+                moved = "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE instr(artifact_uri, ?) = 1"
+                connection.execute(moved, (here, len(place) + 1, f"{place}/"))
+
+
+def _folder(uri: str) -> Path:
+    return Path(unquote(urlsplit(uri).path))
 
 
 def _is_there(file: Path) -> bool:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from ddray.errors import MissingExtra, RequestError
-from ddray.tracking.sqlite import make_database, sqlite_file, sqlite_uri
+from ddray.tracking.sqlite import follow_artefacts, make_database, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -129,6 +129,7 @@ def _check_sqlite(uri: str, create: bool) -> None:
     if not create:
         if not file.is_file():
             raise _refusal(uri, f"there is no record yet: {file} does not exist")
+        follow_artefacts(file)
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with quiet():
@@ -136,6 +137,7 @@ def _check_sqlite(uri: str, create: bool) -> None:
     with closing(sqlite3.connect(file, timeout=30)) as connection:
         connection.execute("BEGIN IMMEDIATE")  # fails at once where the file or its folder is read-only
         connection.rollback()
+    follow_artefacts(file)
 
 
 def _check_http(uri: str) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import optuna
 import pytest
-from command_line import Run, Sweep, tree
+from command_line import ROOT, Run, Sweep, python, tree
+from mlflow import MlflowClient
 
 import ddray
 
@@ -125,7 +126,17 @@ def test_a_storage_that_was_moved_takes_its_record_along(run: Run, sweep_copy: P
     record = ("--tracking-uri", "sqlite:///sweeps/mlflow.db")
     assert run("search", "--name", "toy", "--resume", *record).status == 0
     (sweep_copy / "sweeps").rename(sweep_copy / "moved")
-    code, out, err = run("search", "--name", "toy", "--resume", "--storage", "moved")
-    assert code == 0, err
-    assert f"--backend-store-uri sqlite:///{sweep_copy}/moved/mlflow.db\n" in out
-    assert not (sweep_copy / "sweeps" / "mlflow.db").exists()
+    resume = ("--name", "toy", "--resume", "--storage", "moved")
+    resumed = python(ROOT / "run_search.py", *resume, cwd=sweep_copy)  # MLflow remembers where this process wrote
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"--backend-store-uri sqlite:///{sweep_copy}/moved/mlflow.db\n" in resumed.stdout
+    assert not (sweep_copy / "sweeps").exists()
+    shutil.move(sweep_copy / "moved", sweep_copy / "again")
+    record = ("--tracking-uri", "sqlite:///again/mlflow.db")
+    (entry,) = json.loads(run("leaderboard", "--json", *record).out)
+    flags = ("--dataset", entry["dataset"], "--arch", entry["arch"], "--out", "home")
+    assert run("best", *flags, *record).status == 0
+    client = MlflowClient(tracking_uri=record[1])
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (sweep,) = client.search_runs(experiments, "tags.`ddray.kind` = 'sweep'")
+    assert sweep.data.tags["ddray.directory"] == str(sweep_copy / "moved" / "toy")

@@ -153,6 +153,12 @@ def test_a_sweep_of_the_same_name_elsewhere_is_another_sweep(uri: str) -> None:
     assert first.run_id() != second.run_id()
 
 
+def test_a_sweep_that_was_moved_is_taken_up_again(uri: str, client: MlflowClient) -> None:
+    before = Recorder(uri, SWEEP)
+    after = Recorder(uri, replace(SWEEP, directory="/elsewhere/s1", formerly=SWEEP.directory))
+    assert before.run_id() == after.run_id() == Recorder(uri, replace(SWEEP, directory="/elsewhere/s1")).run_id()
+
+
 def test_sweeps_of_a_dataset_and_architecture_share_an_experiment(uri: str, client: MlflowClient) -> None:
     ids = [
         client.get_run(Recorder(uri, sweep).run_id()).info.experiment_id
