@@ -189,6 +189,7 @@ def archs(known: Mapping[str, Callable[..., Any]]) -> None:
 def dry_run(prepared: Prepared) -> None:
     """What a sweep would do: its space, its size and what a trial takes."""
     from ddray.distillation.memory import PROCESS, footprint, gib
+    from ddray.sweep.extent import largest, least
 
     out, spec = console(), prepared.spec
     title = f"{prepared.directory.name}: {prepared.trials} trials of {prepared.dataset.name} × {spec.file.arch}"
@@ -204,7 +205,7 @@ def dry_run(prepared: Prepared) -> None:
     _show(out, title, table)
     low, high = (
         PROCESS + footprint(prepared.dataset, spec.file.arch, config, prepared.engine).total
-        for config in (spec.least(), spec.largest())
+        for config in (least(spec), largest(spec, prepared.problem))
     )
     scheduler = spec.file.scheduler
     lines = [

@@ -37,6 +37,7 @@ GRAPHS = 2**28
 LONG = 1200
 """Seconds of inner steps in one distillation, from which on it pays to compile them for half a minute."""
 _MARGIN = 0.95  # a less plain way has to be faster than this share of a plainer one's time
+_ENOUGH = 1024  # synthetic examples of a step to time: which way is the fastest does not change beyond them
 _SIDE_BY_SIDE = 4  # networks to time together
 _ROUNDING = 1e-3  # relative difference of gradients in float32; layers that are wrong side by side are off by 1e-2 or more
 _PATIENCE = 1.0  # seconds: what takes longer is timed once, and not in a layout that began badly
@@ -109,6 +110,7 @@ class _Measured:
         self.many = config.outer.networks > 1 or config.network.source == "random"
         samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
         self.shapes = ((samples, *dataset.input_shape), (samples, outputs))
+        self.timed = min(samples, _ENOUGH)
         self.name = json.dumps(
             [
                 torch.__version__, platform.node(), os.cpu_count(), torch.get_num_threads(), arch, config.network.args,
@@ -152,7 +154,7 @@ class _Measured:
 
     def _samples(self) -> list[Tensor]:
         draw = generator("choose")
-        return [torch.randn(shape, generator=draw).to(self.engine.device) for shape in self.shapes]
+        return [torch.randn((self.timed, *rest), generator=draw).to(self.engine.device) for _, *rest in self.shapes]
 
     def _step(self, compiled: str, layout: str, networks: str = "loop") -> InnerStep:
         update = {"compile": compiled, "layout": layout, "networks": networks}
@@ -160,8 +162,9 @@ class _Measured:
         return engine.several if networks == "batch" and engine.several is not None else engine.step
 
     def _seconds(self, step: InnerStep, best: float, networks: int | None = None) -> float:
-        """The least time of a step and its reverse, over a few."""
+        """The least time of a step and its reverse, over a few; in proportion, where a step has more examples than are timed."""
         shortest, (x, y) = math.inf, self._samples()
+        parts = self.shapes[0][0] / self.timed
         start = self.network.draw("xavier", 1.0, generator("choose", "network"))
         rate = torch.full((), 0.01, device=start.device)
         carry = step.begin(start if networks is None else start.expand(networks, -1).clone())
@@ -171,9 +174,9 @@ class _Measured:
             step.record(carry, x, y, rate, 0)[1](slope)
             spent = _now(start) - began
             shortest = min(shortest, spent)
-            if spent > max(_PATIENCE, 2 * best):
+            if spent > max(_PATIENCE, 2 * best / parts):
                 break
-        return shortest
+        return parts * shortest
 
     def _networks(self, step: InnerStep, alone: float) -> str:
         if self.engine.networks != "auto":
@@ -206,7 +209,7 @@ class _Measured:
         """Bytes of one step's graph, by its trace; without one, as much as the network has weights."""
         step = TracedStep(self.network, self.config.inner, layout=self._step(*way).layout)
         start = self.network.flatten()
-        x, y = self._samples()
+        x, y = (torch.empty(shape, device=start.device) for shape in self.shapes)
         graphs = step.graphs(step.begin(start), x, y, torch.zeros((), device=start.device))
         return 4 * self.network.size if graphs is None else graphs.saved_bytes
 

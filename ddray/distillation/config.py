@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -259,7 +260,7 @@ def flatten(record: BaseModel) -> dict[str, Any]:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """One `KEY=VALUE` of a command line; VALUE is JSON or Python's True, False, None, else a string."""
+    """One `KEY=VALUE` of a command line; VALUE is JSON, Python's True, False, None, .5 or 5., else a string."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise RequestError("--set", text, "KEY=VALUE, for example synthetic.steps=1")
@@ -269,7 +270,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     try:
         return key, json.loads(value)
     except (ValueError, RecursionError):  # not JSON, or numbers and brackets beyond what Python reads
-        return key, value
+        return key, float(value) if _BARE_POINT.fullmatch(value) else value
 
 
 def split_engine(assignments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -280,6 +281,7 @@ def split_engine(assignments: Sequence[str]) -> tuple[dict[str, Any], dict[str, 
     return settings, {key.removeprefix("engine."): value for key, value in engine.items()}
 
 
+_BARE_POINT = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)  # no JSON
 _PYTHON_WORDS = {"True": True, "False": False, "None": None}
 
 

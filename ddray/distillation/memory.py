@@ -109,7 +109,7 @@ def _scored(made: Engine, config: DistillConfig) -> int:
 
 
 def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: EngineConfig) -> int:
-    """Refuse an unroll that cannot fit into this machine's memory.
+    """Refuse an unroll that cannot fit into this machine's memory; while the adjoint is open, one that fits by none.
 
     Returns:
         The bytes that it needs, process included; 0 where a rough bound says that they are few.
@@ -119,8 +119,6 @@ def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: En
 
     """
     dataset = dataset.presented(config.data.text)
-    if engine.adjoint == "auto":
-        engine = engine.model_copy(update={"adjoint": "recompute"})
     on_card = engine.device.startswith("cuda")
     if on_card:
         have, where = int(torch.cuda.get_device_properties(engine.device).total_memory), "this card"
@@ -129,7 +127,9 @@ def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: En
     if 3 * _rough(dataset, arch, config, engine) < min(have, FEW):
         return 0
     process = 0 if on_card else PROCESS
-    found = footprint(dataset, arch, config, engine)
+    thrifty = [engine.model_copy(update={"adjoint": adjoint}) for adjoint in ("recompute", "checkpoint")]
+    allowed = thrifty if engine.adjoint == "auto" else [engine]
+    found = min((footprint(dataset, arch, config, one) for one in allowed), key=lambda one: one.total)
     needed = found.total + process
     if needed > have:
         if found.weights + found.graphs < found.passing:
@@ -138,8 +138,7 @@ def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: En
                 f"one pass needs {gib(found.passing)} of {gib(needed)}, and {where} has {gib(have)}: a smaller batch, fewer "
                 "samples a step, or engine.networks=loop need less",
             )  # fmt: skip
-        thrifty = (engine.model_copy(update={"adjoint": adjoint}) for adjoint in ("recompute", "checkpoint"))
-        least = min(footprint(dataset, arch, config, other).total + process for other in thrifty)
+        least = min(footprint(dataset, arch, config, one).total + process for one in thrifty)
         raise RequestError(
             "synthetic.steps × synthetic.epochs", config.inner_steps,
             f"with engine.adjoint={engine.adjoint} they need {gib(needed)} and {where} has {gib(have)}; the thriftiest adjoint "
@@ -151,7 +150,7 @@ def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: En
 @torch.no_grad()
 def _rough(dataset: Dataset, arch: str, config: DistillConfig, engine: EngineConfig) -> int:
     """Bytes by what the layers put out for one example, without a trace: right within a factor of three or so."""
-    network, _ = check_problem(dataset, arch, config)
+    network, outputs = check_problem(dataset, arch, config)
     counts: list[int] = []
     hooks = [
         layer.register_forward_hook(lambda _layer, _given, out: counts.append(out.numel()))
@@ -168,8 +167,9 @@ def _rough(dataset: Dataset, arch: str, config: DistillConfig, engine: EngineCon
     carries = carry * (math.ceil(config.seen_steps / longest) + 3 * longest + 4)
     together = max(_together(made, config), _scored(made, config))
     chunk = config.outer.batch if network.mixes_examples or engine.device != "cpu" else max(JUDGED, engine.chunk)
+    stored = 4 * config.stored_samples(dataset.classes) * (math.prod(dataset.input_shape) + outputs)
     each = carries + 4 * sum(counts) // 2 * (6 * samples * longest + 2 * chunk)
-    return together * each + _judged(dataset)
+    return together * each + 8 * stored + _judged(dataset)
 
 
 def gib(size: float) -> str:

@@ -14,7 +14,7 @@ from ddray.distillation import state
 from ddray.distillation.choose import settle
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distilled_set import DistilledSet, vectors_of
-from ddray.distillation.distiller import Distiller
+from ddray.distillation.distiller import Distiller, resolve_device
 from ddray.distillation.evaluate import Score
 from ddray.distillation.manifest import (
     DatasetRecord,
@@ -81,6 +81,8 @@ def distill(
     engine = engine or EngineConfig()
     if checkpoint is not None and resumed:
         engine = state.as_before(engine, checkpoint)
+    engine = engine.model_copy(update={"device": resolve_device(engine.device)})
+    check_memory(real, arch, settings, engine)  # what fits in no way is not timed either
     engine = settle(engine, real, arch, settings)
     check_memory(real, arch, settings, engine)
     distiller = Distiller(real, arch, settings, seed=seed, engine=engine)

@@ -8,7 +8,8 @@ try:
 except ImportError as error:
     raise MissingExtra(error.name or "ray", "a search") from error
 
-from ddray.sweep.run import SweepRequest, prepare, run, search
+from ddray.sweep.request import SweepRequest
+from ddray.sweep.run import prepare, run, search
 from ddray.sweep.winner import Outcome
 
 __all__ = ["Outcome", "SweepRequest", "prepare", "run", "search"]

@@ -21,6 +21,7 @@ from ddray.sweep.space import suggest
 from ddray.sweep.spec import SweepSpec
 from ddray.sweep.study import SweepStudy, end_of
 from ddray.sweep.trial import SET
+from ddray.tracking.catalog import Registered, register
 from ddray.tracking.figures import sweep_figures
 from ddray.tracking.recorder import Recorder, Status, SweepEntry, TrialEntry
 
@@ -38,7 +39,7 @@ class Projection:
     def __init__(
         self, tracking_uri: str, spec: SweepSpec, study: SweepStudy, directory: Path, dataset: RealData
     ) -> None:
-        self._spec, self._study, self._directory = spec, study, directory
+        self._uri, self._spec, self._study, self._directory = tracking_uri, spec, study, directory
         self._failed = False
         # By itself, MLflow tries a server again for four minutes, and the driver would wait.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -56,6 +57,7 @@ class Projection:
                 directory=str(directory),
                 space=yaml.safe_dump(spec.file.model_dump(mode="json"), sort_keys=False),
                 digests=dataset.digests(),
+                formerly=_gone(study.study.user_attrs.get("directory", "")),
             ),
         )
 
@@ -104,6 +106,21 @@ class Projection:
             if status == "finished":
                 raise RecordError(_line(error), str(self._directory)) from error
             self._warn(error)
+
+    def register(self, number: int, place: Path) -> Registered:
+        """Put the confirmed set of a recorded trial, which lies in `place`, into the catalogue.
+
+        Raises:
+            RequestError: the record no longer answers.
+            RecordError: it answers, and what it was told could not be written.
+
+        """
+        try:
+            return register(self._uri, self.recorder.run_id(number), place)
+        except RequestError:
+            raise
+        except Exception as error:
+            raise RecordError(_line(error), str(self._directory)) from error
 
     def discard(self) -> None:
         """Take the sweep's run back, before there was any trial."""
@@ -169,6 +186,11 @@ class _Told:
 
     suggest_float = suggest_int
     suggest_categorical = suggest_int
+
+
+def _gone(directory: str) -> str:
+    """Where a sweep lay, if it is there no more: a copy is another sweep."""
+    return "" if Path(directory).exists() else directory
 
 
 def _line(error: Exception) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,44 +14,25 @@ import torch
 
 from ddray.data import RealData, load
 from ddray.distillation.choose import PLAIN, settle
-from ddray.distillation.config import EngineConfig, parse
+from ddray.distillation.config import DistillConfig, EngineConfig, parse
 from ddray.distillation.distiller import resolve_device
 from ddray.distillation.memory import check_memory
 from ddray.errors import RequestError
 from ddray.sweep import spec as spec_module
 from ddray.sweep.constraint import Problem
 from ddray.sweep.execute import Cluster, execute, knock
+from ddray.sweep.extent import largest
 from ddray.sweep.project import Projection
-from ddray.sweep.spec import Resources, SweepSpec
+from ddray.sweep.request import SweepRequest, check_numbers
+from ddray.sweep.space_file import Resources
+from ddray.sweep.spec import SweepSpec
 from ddray.sweep.storage import earlier_sweep, made, new_sweep, remembered, sole_driver, storage_directory
 from ddray.sweep.study import SweepStudy, open_study
 from ddray.sweep.winner import Outcome, confirm
-from ddray.tracking.store import default_tracking_uri, sqlite_file
+from ddray.tracking.sqlite import anchored, placed, portable
+from ddray.tracking.store import default_tracking_uri
 
 DEFAULT_SPACE = "digits_lenet"
-
-
-@dataclass(frozen=True)
-class SweepRequest:
-    """What `ddray search` was asked for; the names are those of its flags.
-
-    What is None is the space's own, or, with `resume`, what the sweep had before.
-    """
-
-    space: str | None = None
-    trials: int | None = None
-    name: str | None = None
-    seed: int | None = None
-    storage: str | Path = "sweeps"
-    tracking_uri: str | None = None
-    address: str | None = None
-    cpus_per_trial: float | None = None
-    gpus_per_trial: float | None = None
-    max_concurrent: int | None = None
-    time_budget: float | None = None  # seconds
-    resume: bool = False
-    assignments: Sequence[str] = ()
-    data: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -104,11 +84,7 @@ def prepare(request: SweepRequest) -> Prepared:
         RequestError: the first thing that is wrong.
 
     """
-    for key, number in (("--trials", request.trials), ("--max-concurrent", request.max_concurrent)):
-        if number is not None and number < 1:
-            raise RequestError(key, number, "at least 1")
-    if request.time_budget is not None and not 0 < request.time_budget < float("inf"):
-        raise RequestError("--time-budget", request.time_budget, "a positive time")
+    check_numbers(request)
     storage = storage_directory(request.storage)
     known: Mapping[str, Any] = {}
     if request.resume:
@@ -118,18 +94,19 @@ def prepare(request: SweepRequest) -> Prepared:
         directory = new_sweep(storage, request.name, request.space or DEFAULT_SPACE)
     spec = _spec(request, known)
     resources = _resources(spec, request, known)
-    if address := _address(request):
+    address = request.cluster
+    if address is not None:
         knock(address)
     dataset = load(spec.file.dataset, request.data)
     spec.check(dataset)
     seed = request.seed if request.seed is not None else known.get("identity", {}).get("seed", 0)
     trials = request.trials or known.get("target") or spec.file.trials
-    engine = _engine(spec, dataset, trials, resources, address, known)
-    memory = check_memory(dataset, spec.file.arch, spec.largest(), engine) if engine.device == "cpu" else 0
-    tracking_uri = request.tracking_uri or known.get("tracking_uri") or default_tracking_uri(storage)
-    return Prepared(
-        request, spec, dataset, engine, resources, memory, directory, _anchored(tracking_uri), seed, trials
-    )
+    most = largest(spec, Problem(dataset.classes, dataset.input_shape))
+    engine = _engine(spec, dataset, most, trials, resources, address, known)
+    memory = check_memory(dataset, spec.file.arch, most, engine) if engine.device == "cpu" else 0
+    kept = placed(known["tracking_uri"], storage) if "tracking_uri" in known else None
+    tracking_uri = anchored(request.tracking_uri or kept or default_tracking_uri(storage))
+    return Prepared(request, spec, dataset, engine, resources, memory, directory, tracking_uri, seed, trials)
 
 
 def run(prepared: Prepared) -> Outcome:
@@ -171,7 +148,7 @@ def run(prepared: Prepared) -> Outcome:
 def _execute(prepared: Prepared, study: SweepStudy, projection: Projection) -> None:
     request, resources = prepared.request, prepared.resources
     cluster = Cluster(
-        _address(request),
+        request.cluster,
         {"CPU": resources.cpu, "GPU": resources.gpu, "memory": prepared.memory},
         request.max_concurrent,
     )
@@ -181,10 +158,6 @@ def _execute(prepared: Prepared, study: SweepStudy, projection: Projection) -> N
                 import_paths=(str(Path.cwd()), *(p for p in sys.path if p)))  # fmt: skip
 
 
-def _address(request: SweepRequest) -> str | None:
-    return request.address or os.environ.get("RAY_ADDRESS") or None
-
-
 def _remember(study: SweepStudy, prepared: Prepared) -> None:
     """Write down what a resume goes on with, where it is not told otherwise."""
     said = {
@@ -192,9 +165,10 @@ def _remember(study: SweepStudy, prepared: Prepared) -> None:
         "engine": prepared.engine.model_dump(mode="json"),
         "resources": prepared.resources.model_dump(mode="json"),
         "finished": False,
+        "directory": str(prepared.directory),
     }
     if "@" not in prepared.tracking_uri:  # a password stays out of files
-        said["tracking_uri"] = prepared.tracking_uri
+        said["tracking_uri"] = portable(prepared.tracking_uri, prepared.directory.parent)
     for key, value in said.items():
         study.study.set_user_attr(key, value)
 
@@ -212,7 +186,7 @@ def _spec(request: SweepRequest, known: Mapping[str, Any]) -> SweepSpec:
 def _resources(spec: SweepSpec, request: SweepRequest, known: Mapping[str, Any]) -> Resources:
     """What a trial occupies: what was asked for, else what the sweep had, else what the space says."""
     usual = spec.file.resources.model_dump()
-    if _address(request) is None and not torch.cuda.is_available():
+    if request.cluster is None and not torch.cuda.is_available():
         usual["gpu"] = 0.0  # the space's wish, where there is a card; a cluster is asked for what the space says
     usual |= known.get("resources", {})
     flags = {"cpu": request.cpus_per_trial, "gpu": request.gpus_per_trial}
@@ -229,8 +203,9 @@ def _resources(spec: SweepSpec, request: SweepRequest, known: Mapping[str, Any])
 
 
 def _engine(
-    spec: SweepSpec, dataset: RealData, trials: int, resources: Resources, address: str | None, known: Mapping[str, Any]
-) -> EngineConfig:
+    spec: SweepSpec, dataset: RealData, most: DistillConfig, trials: int, resources: Resources, address: str | None,
+    known: Mapping[str, Any],
+) -> EngineConfig:  # fmt: skip
     """The engine record with nothing left open: written down once, kept by every trial and resume."""
     if "engine" in known:
         return parse(EngineConfig, known["engine"], "engine.")
@@ -242,10 +217,6 @@ def _engine(
     if device != "cpu" and address is not None:
         left_open = {key: value for key, value in PLAIN.items() if getattr(engine, key) == "auto"}
         return engine.model_copy(update=left_open)  # the cluster's cards are not here to be tried
-    return settle(engine, dataset, spec.file.arch, spec.largest(), trials=trials)
-
-
-def _anchored(tracking_uri: str) -> str:
-    """A SQLite URI with an absolute path, so that it means the same from everywhere."""
-    file = sqlite_file(tracking_uri)
-    return tracking_uri if file is None else tracking_uri.replace(str(file), str(file.absolute()), 1)
+    if device == "cpu":
+        check_memory(dataset, spec.file.arch, most, engine)  # what fits in no way is not timed either
+    return settle(engine, dataset, spec.file.arch, most, trials=trials)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from ddray.data import Corpus, RealData
 from ddray.distillation.config import (
     DataConfig,
     DistillConfig,
     EngineConfig,
-    Number,
-    Record,
     SyntheticConfig,
     nest,
     parse,
@@ -28,44 +24,10 @@ from ddray.distillation.distiller import check_problem
 from ddray.errors import RequestError
 from ddray.sweep.constraint import QUANTITIES, Constraint, Problem, parse_constraint
 from ddray.sweep.space import Parameter, parse_search
+from ddray.sweep.space_file import SpaceFile
 from ddray.sweep.space_yaml import parse_yaml
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
-
-
-class AshaConfig(Record):
-    """Asynchronous successive halving on outer steps."""
-
-    grace_steps: Annotated[int, Number, Field(ge=1, le=10_000_000)]
-    reduction_factor: Annotated[int, Number, Field(ge=2, le=100)] = 3
-
-
-class SchedulerConfig(Record):
-    """Which trials are stopped early."""
-
-    asha: AshaConfig
-
-
-class Resources(Record):
-    """What one trial occupies; `gpu` is the share of a card where there is one."""
-
-    cpu: Annotated[float, Number, Field(gt=0, le=100_000, allow_inf_nan=False)] = 1.0
-    gpu: Annotated[float, Number, Field(ge=0, le=1000, allow_inf_nan=False)] = 0.0
-
-
-class SpaceFile(Record):
-    """The file as it is written."""
-
-    dataset: str
-    arch: str
-    fixed: dict[str, Any] = {}
-    search: dict[str, Any] = {}
-    constraints: tuple[str, ...] = ()
-    objectives: Annotated[dict[Literal["val_accuracy"], Literal["max"]], Field(min_length=1)] = {"val_accuracy": "max"}
-    trials: Annotated[int, Number, Field(ge=1, le=1_000_000)] = 32
-    scheduler: SchedulerConfig | None = None
-    resources: Resources = Resources()
-    engine: EngineConfig = EngineConfig()
 
 
 @dataclass(frozen=True)
@@ -89,18 +51,6 @@ class SweepSpec:
     def config(self, values: Mapping[str, Any]) -> DistillConfig:
         """The configuration of a trial with these values."""
         return DistillConfig.from_flat(values)
-
-    def largest(self) -> DistillConfig:
-        """The configuration with every number at its upper end: what a trial may take at most."""
-        return self._at(max)
-
-    def least(self) -> DistillConfig:
-        """The configuration with every number at its lower end."""
-        return self._at(min)
-
-    def _at(self, end: Callable[[tuple[Any, ...]], Any]) -> DistillConfig:
-        numbers = {p.key: end(p.extremes()) for p in self.parameters if p.kind != "choice"}
-        return self.config({**self.fixed, **numbers})
 
     def check(self, dataset: RealData) -> None:
         """Hold every end and every choice of the space against the dataset and the network.

@@ -17,8 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ddray.errors import RequestError
 from ddray.files import writable_folder
+from ddray.tracking.sqlite import sqlite_uri
 
 STUDY = "study.db"
+_LOCK = "driver.lock"
 
 
 def storage_directory(storage: str | Path) -> Path:
@@ -64,20 +66,20 @@ def earlier_sweep(storage: Path, name: str | None) -> Path:
     """The place of the sweep to resume: the one named, or the only unfinished one.
 
     Raises:
-        RequestError: there is no such sweep, or no only one.
+        RequestError: there is no such sweep, or no only one, or it cannot be written to.
 
     """
     if name is not None:
         if not (storage / check_name(name) / STUDY).is_file():
             raise RequestError("--resume", name, f"there is no such sweep in {storage}")
-        return storage / name
+        return _writable(storage / name)
     unfinished = [p.parent for p in sorted(storage.glob(f"*/{STUDY}")) if not remembered(p.parent).get("finished")]
     if len(unfinished) != 1:
         found = ", ".join(p.name for p in unfinished) or "none"
         raise RequestError(
             "--resume", None, f"without --name, exactly one unfinished sweep in {storage}; found: {found}"
         )
-    return unfinished[0]
+    return _writable(unfinished[0])
 
 
 def check_name(name: str) -> str:
@@ -101,11 +103,16 @@ def remembered(directory: Path) -> dict[str, Any]:
 
     """
     try:
-        study = optuna.load_study(study_name=directory.name, storage=f"sqlite:///{directory / STUDY}")
+        study = optuna.load_study(study_name=directory.name, storage=study_uri(directory))
         return dict(study.user_attrs)
     except (KeyError, RuntimeError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         reason = (str(error).strip(" '\"").splitlines() or ["?"])[0]
         raise RequestError("--resume", directory.name, f"its study cannot be read: {reason}") from None
+
+
+def study_uri(directory: Path) -> str:
+    """The database of a sweep's study, as Optuna is told of it."""
+    return sqlite_uri(directory / STUDY)
 
 
 @contextmanager
@@ -116,7 +123,7 @@ def sole_driver(directory: Path) -> Iterator[None]:
         RequestError: another process runs it.
 
     """
-    lock = FileLock(directory / "driver.lock")
+    lock = FileLock(directory / _LOCK)
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -142,6 +149,15 @@ def made(directory: Path) -> Iterator[None]:
         except BaseException:
             shutil.rmtree(directory)
             raise
+
+
+def _writable(directory: Path) -> Path:
+    """The directory of a sweep, if that can go on in it."""
+    for place in (directory, directory / STUDY, directory / _LOCK):
+        needed = os.W_OK | (os.X_OK if place == directory else os.R_OK)
+        if place.exists() and not os.access(place, needed):
+            raise RequestError("--resume", directory.name, f"a sweep that can be written to; {place} cannot")
+    return directory
 
 
 def _read_only(directory: Path) -> bool:

@@ -20,6 +20,7 @@ from ddray.errors import RequestError
 from ddray.sweep.constraint import Problem
 from ddray.sweep.space import suggest
 from ddray.sweep.spec import SweepSpec
+from ddray.sweep.storage import study_uri
 
 End = Literal["finished", "pruned", "diverged", "failed", "rejected"]
 _MOST_REJECTIONS = 1_000
@@ -144,7 +145,7 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     identity = {"space": spec.identity(), "seed": seed, "data": dict(digests)} | ({"vectors": vectors} if vectors else {})
     study = optuna.create_study(
-        storage=f"sqlite:///{directory / 'study.db'}",
+        storage=study_uri(directory),
         study_name=directory.name,
         direction="maximize",
         sampler=sampler(seed),
@@ -200,10 +201,16 @@ def _refuse_changes(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         raise RequestError("--resume", "the dataset", "the data of the sweep; these splits have other digests")
     if known["seed"] != given["seed"]:
         raise RequestError("--seed", given["seed"], f"{known['seed']}, as the sweep began, or none")
-    for key, value in known["space"].items():
-        if given["space"].get(key) != value:
-            raise RequestError(
-                key, given["space"].get(key), f"a sweep is resumed with its own space, where it is {value!r}"
-            )
+    before, now = _settings(known["space"]), _settings(given["space"])
+    for key in (*before, *now):
+        if key not in before or key not in now or before[key] != now[key]:
+            was = f"it is {before[key]!r}" if key in before else "it is not set"
+            raise RequestError(key, now.get(key), f"a sweep is resumed with its own space, where {was}")
     if known.get("vectors", given.get("vectors")) != given.get("vectors"):  # a study from before they were recorded has none
         raise RequestError("--resume", "the word vectors", "those of the sweep; what data.vectors gives now are others")
+
+
+def _settings(space: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a space, what it fixes and what it searches under their own keys."""
+    parts = {key: value for key, value in space.items() if key not in ("fixed", "search")}
+    return {**parts, **space.get("search", {}), **space.get("fixed", {})}

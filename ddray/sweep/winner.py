@@ -22,7 +22,7 @@ from ddray.sweep.execute import checkpoints
 from ddray.sweep.project import Projection
 from ddray.sweep.study import SweepStudy
 from ddray.sweep.trial import SET
-from ddray.tracking.catalog import Registered, register
+from ddray.tracking.catalog import Registered
 
 WINNER = "best"
 
@@ -63,7 +63,7 @@ def confirm(study: SweepStudy, directory: Path, dataset: RealData, projection: P
         distilled.save(place)
     study.study.set_user_attr("winner", winner.number)
     picture = distilled.preview(directory / f"{WINNER}{distilled.preview_suffix}")
-    registered = register(tracking_uri, projection.recorder.run_id(winner.number), place)
+    registered = projection.register(winner.number, place)
     confirmed = {f"{s.split}_accuracy": s.mean for s in distilled.manifest.scores if s.protocol == "as-distilled"}
     lesser = {f"{s.split}_accuracy_{s.protocol}": s.mean for s in distilled.manifest.scores if s.protocol != "as-distilled"}
     projection.close("finished", confirmed | lesser)

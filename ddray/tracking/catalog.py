@@ -15,7 +15,8 @@ from ddray.distillation.set_files import MANIFEST, TENSORS
 from ddray.errors import RequestError
 from ddray.tracking.registry import ALIAS, Entry, entries, entry, last_score, model_name, set_tags
 from ddray.tracking.served import write_model
-from ddray.tracking.store import default_tracking_uri, open_client, quiet, sqlite_file
+from ddray.tracking.sqlite import sqlite_file
+from ddray.tracking.store import default_tracking_uri, open_client, quiet, unless_there
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -176,7 +177,8 @@ def _add(client: MlflowClient, name: str, run_id: str, directory: Path) -> Entry
         client.log_artifacts(run_id, folder, path)
         if not client.search_registered_models(f"name = '{name}'"):
             about = {key: tags[key] for key in ("ddray.dataset", "ddray.arch", "ddray.source")}
-            client.create_registered_model(name, tags=about, description=_DESCRIPTION)
+            with unless_there():
+                client.create_registered_model(name, tags=about, description=_DESCRIPTION)
         return entry(client.create_model_version(name, f"runs:/{run_id}/{path}", run_id, tags=tags), None)
 
 

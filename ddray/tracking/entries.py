@@ -13,7 +13,15 @@ End = Literal["finished", "interrupted", "failed"]
 
 @dataclass(frozen=True)
 class SweepEntry:
-    """What the record says of a sweep: `directory` is where it lies, `space` its YAML text, `digests` of the splits."""
+    """What the record says of a sweep.
+
+    Attributes:
+        directory: where it lies.
+        space: its YAML text.
+        digests: of the splits.
+        formerly: where it lay before it was moved; empty if it was not.
+
+    """
 
     name: str
     dataset: str
@@ -23,6 +31,7 @@ class SweepEntry:
     directory: str
     space: str
     digests: Mapping[str, str]
+    formerly: str = ""
 
 
 @dataclass(frozen=True)

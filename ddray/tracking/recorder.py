@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddray.tracking.entries import End, Status, SweepEntry, TrialEntry, as_text
-from ddray.tracking.store import open_client, pages, quiet, sqlite_file
+from ddray.tracking.experiment import experiment_of
+from ddray.tracking.store import open_client, pages, quiet
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
 __all__ = ["End", "Recorder", "Status", "SweepEntry", "TrialEntry"]
@@ -64,7 +64,7 @@ class Recorder:
     def __init__(self, tracking_uri: str, sweep: SweepEntry) -> None:
         self._sweep = sweep
         self._client = open_client(tracking_uri, create=True)
-        self._experiment = _experiment(self._client, tracking_uri, sweep)
+        self._experiment = experiment_of(self._client, tracking_uri, sweep)
         self._children: dict[int, _Child] = {}
         self._parent = self._take_up() or self._begin()
         self._client.log_text(self._parent, sweep.space, "space.yaml")
@@ -130,15 +130,16 @@ class Recorder:
     def _take_up(self) -> str | None:
         """The run of this sweep if there is one, running again, with what it holds of the trials."""
         runs = self._runs(f"tags.`ddray.kind` = 'sweep' and tags.`ddray.sweep` = {_quoted(self._sweep.name)}")
-        same = [run for run in runs if run.data.tags.get("ddray.directory") == self._sweep.directory]
-        if not same:
+        places = {run.data.tags.get("ddray.directory"): str(run.info.run_id) for run in reversed(runs)}
+        parent = places.get(self._sweep.directory) or places.get(self._sweep.formerly)
+        if parent is None:
             return None
-        parent = str(same[0].info.run_id)
         for run in self._runs(f"tags.`mlflow.parentRunId` = '{parent}'"):
             if "ddray.trial" in run.data.tags:
                 self._children[int(run.data.tags["ddray.trial"])] = _Child.of(run)
         self._client.update_run(parent, status="RUNNING")
-        self._client.set_tag(parent, "ddray.status", "running")
+        for key, value in (("status", "running"), ("directory", self._sweep.directory)):
+            self._client.set_tag(parent, f"ddray.{key}", value)
         return parent
 
     def _begin(self) -> str:
@@ -194,21 +195,6 @@ class Recorder:
         return list(pages(search))
 
 
-def _experiment(client: MlflowClient, uri: str, sweep: SweepEntry) -> str:
-    """The id of the one experiment of a dataset and an architecture."""
-    name = f"ddray/{sweep.dataset}/{sweep.arch}"
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        database = sqlite_file(uri)
-        # A server knows where its artefacts go; a database file has them beside it, not in the current folder.
-        location = None if database is None else (database.parent / "mlartifacts").resolve().as_uri()
-        note = {"mlflow.note.content": _HOW_TO_READ.format(dataset=sweep.dataset, arch=sweep.arch)}
-        return str(client.create_experiment(name, artifact_location=location, tags=note))
-    if found.lifecycle_stage == "deleted":  # its name cannot be used again in any other way
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
-
-
 def _metrics(child: _Child, entry: TrialEntry) -> list[Metric]:
     """Points not yet sent, each stamped with a time that only depends on the run's start and the step.
 
@@ -243,15 +229,3 @@ def _capped(text: str, length: int) -> str:
 
 def _quoted(text: str) -> str:
     return f'"{text}"' if "'" in text else f"'{text}'"
-
-
-_HOW_TO_READ = """\
-Distilled sets of **{dataset}** for **{arch}**, searched by ddray. A parent run is a sweep; its children are the trials.
-
-- `val_accuracy` and `loss` are curves over outer steps: look at them by step (the times between points are made up).
-- `value` is what the study was told, `seconds` what the trial cost.
-- The tag `ddray.status` tells how a trial ended: finished, pruned (stopped early), diverged or failed; `ddray.note`
-  says more. MLflow itself shows pruned and diverged trials as killed.
-- `ddray.searched` names the parameters that the sweep searched.
-- The best sets are models in the registry, `models:/{dataset}-{arch}-SOURCE@best`, and come home with `ddray best`.
-"""

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from ddray.errors import MissingExtra, RequestError
+from ddray.tracking.sqlite import follow_artefacts, make_database, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,13 +33,7 @@ _FORMS = "sqlite:///FILE, http(s)://HOST:PORT, postgresql://…, mysql://… or 
 
 def default_tracking_uri(storage: Path | str = "sweeps") -> str:
     """`MLFLOW_TRACKING_URI`, else a SQLite file in the sweeps' storage."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage}/mlflow.db"
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The database file of a SQLite URI (three slashes: relative, four: absolute), None for other URIs."""
-    found = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", uri)
-    return Path(found[1]) if found else None
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(f"{storage}/mlflow.db")
 
 
 def open_client(uri: str, *, create: bool) -> MlflowClient:
@@ -89,6 +84,18 @@ def quiet() -> Iterator[None]:
                 os.environ[name] = before
 
 
+@contextmanager
+def unless_there() -> Iterator[None]:
+    """Make something in the record; that another process has made it since it was looked for is no failure."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
 def pages(search: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
     """Everything that a paged search finds; `search` takes the token of a page, None for the first."""
     token: str | None = None
@@ -122,11 +129,15 @@ def _check_sqlite(uri: str, create: bool) -> None:
     if not create:
         if not file.is_file():
             raise _refusal(uri, f"there is no record yet: {file} does not exist")
+        follow_artefacts(file)
         return
     file.parent.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        make_database(file)
     with closing(sqlite3.connect(file, timeout=30)) as connection:
         connection.execute("BEGIN IMMEDIATE")  # fails at once where the file or its folder is read-only
         connection.rollback()
+    follow_artefacts(file)
 
 
 def _check_http(uri: str) -> None:

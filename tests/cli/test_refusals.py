@@ -109,8 +109,10 @@ def test_a_wrong_space_is_refused(case: str, space: Callable[..., None], refused
 FLAGS = {
     "--trials 0": ("--trials: 0", "at least 1"),
     "--max-concurrent 0": ("--max-concurrent: 0", "at least 1"),
-    "--cpus-per-trial 0": ("--cpus-per-trial: 0.0", "greater than 0"),
-    "--cpus-per-trial nan": ("--cpus-per-trial: nan", "greater than 0"),
+    "--cpus-per-trial 0": ("--cpus-per-trial: 0.0", "greater than or equal to 0.0001"),
+    "--cpus-per-trial 0.00001": ("--cpus-per-trial: 1e-05", "greater than or equal to 0.0001"),
+    "--cpus-per-trial nan": ("--cpus-per-trial: nan", "greater than or equal to 0.0001"),
+    "--gpus-per-trial 0.00001": ("--gpus-per-trial: 1e-05", "0 or at least 0.0001"),
     "--gpus-per-trial -1": ("--gpus-per-trial: -1.0", "greater than or equal to 0"),
     "--gpus-per-trial 1.5": ("--gpus-per-trial: 1.5", "whole number of cards"),
     "--time-budget 30x": ("--time-budget: '30x'", "90s, 30m or 1.5h"),
@@ -232,8 +234,10 @@ def test_a_sweep_of_another_name_is_refused(refused: Refused, sweep_copy: Path) 
 
 
 CHANGES = {
-    "space.yaml --set outer.steps=8": ("fixed", "a sweep is resumed with its own space", "'outer.steps': 4"),
-    "--set outer.steps=8": ("fixed", "a sweep is resumed with its own space", "'outer.steps': 4"),
+    "space.yaml --set outer.steps=8": ("outer.steps: 8", "a sweep is resumed with its own space, where it is 4"),
+    "--set outer.steps=8": ("outer.steps: 8", "a sweep is resumed with its own space, where it is 4"),
+    "--set outer.lr=.5": ("outer.lr: 0.5", "a sweep is resumed with its own space, where it is {'float': [0.001"),
+    "--set labels.scale=2": ("labels.scale: 2", "a sweep is resumed with its own space, where it is not set"),
     "digits_lenet": ("--resume: 'the dataset'", "other digests"),
     "--seed 7": ("--seed: 7", "0, as the sweep began"),
 }

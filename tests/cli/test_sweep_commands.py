@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
 import pytest
-from command_line import Run, Sweep, tree
+from command_line import ROOT, Run, Sweep, python, tree
+from mlflow import MlflowClient
 
 import ddray
 
@@ -117,3 +119,24 @@ def test_a_dry_run_of_a_resume_shows_the_sweeps_own_space(run: Run) -> None:
 def test_the_same_space_and_settings_are_no_change(run: Run) -> None:
     flags = ("--name", "toy", "--resume", "--set", "outer.steps=4")
     assert run("search", "space.yaml", *flags).status == 0
+
+
+def test_a_storage_that_was_moved_takes_its_record_along(run: Run, sweep_copy: Path, migrated: Path) -> None:
+    shutil.copy(migrated, sweep_copy / "sweeps" / "mlflow.db")
+    record = ("--tracking-uri", "sqlite:///sweeps/mlflow.db")
+    assert run("search", "--name", "toy", "--resume", *record).status == 0
+    (sweep_copy / "sweeps").rename(sweep_copy / "moved")
+    resume = ("--name", "toy", "--resume", "--storage", "moved")
+    resumed = python(ROOT / "run_search.py", *resume, cwd=sweep_copy)  # MLflow remembers where this process wrote
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"--backend-store-uri sqlite:///{sweep_copy}/moved/mlflow.db\n" in resumed.stdout
+    assert not (sweep_copy / "sweeps").exists()
+    shutil.move(sweep_copy / "moved", sweep_copy / "again")
+    record = ("--tracking-uri", "sqlite:///again/mlflow.db")
+    (entry,) = json.loads(run("leaderboard", "--json", *record).out)
+    flags = ("--dataset", entry["dataset"], "--arch", entry["arch"], "--out", "home")
+    assert run("best", *flags, *record).status == 0
+    client = MlflowClient(tracking_uri=record[1])
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (sweep,) = client.search_runs(experiments, "tags.`ddray.kind` = 'sweep'")
+    assert sweep.data.tags["ddray.directory"] == str(sweep_copy / "moved" / "toy")

@@ -69,6 +69,14 @@ def test_the_fastest_is_taken_unless_a_plainer_one_is_as_good(monkeypatch: pytes
     assert settle(EngineConfig(device="cpu"), blobs(), ARCH, LONG).compile == "trace"
 
 
+def test_a_step_of_very_many_examples_is_timed_on_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[int] = []
+    monkeypatch.setattr(choose, "_ENOUGH", 2)
+    monkeypatch.setattr(choose._Measured, "_seconds", lambda self, *_: timed.append(len(self._samples()[0])) or 1.0)
+    settle(EngineConfig(device="cpu"), blobs(), ARCH, LONG)
+    assert timed and set(timed) == {2}
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}', '"text"'])
 def test_a_damaged_memory_is_measured_anew(content: str) -> None:
     remembered().parent.mkdir(parents=True)

@@ -58,7 +58,9 @@ def test_refusals_name_key_value_and_what_is_allowed(key: str, value: object, pa
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("a.b=1", ("a.b", 1)), ("a.b=0.5", ("a.b", 0.5)), ("a.b=true", ("a.b", True)), ("a.b=one_hot", ("a.b", "one_hot")),
-     ("a.b=[0, 3]", ("a.b", [0, 3])), ("a.b=", ("a.b", "")), ("a.b=x=y", ("a.b", "x=y"))],
+     ("a.b=[0, 3]", ("a.b", [0, 3])), ("a.b=", ("a.b", "")), ("a.b=x=y", ("a.b", "x=y")),
+     ("a.b=.5", ("a.b", 0.5)), ("a.b=5.", ("a.b", 5.0)), ("a.b=-1.e-3", ("a.b", -0.001)), ("a.b=1e-3", ("a.b", 0.001)),
+     ("a.b=1.5.2", ("a.b", "1.5.2")), ("a.b=007", ("a.b", "007")), ("a.b=.", ("a.b", ".")), ("a.b=e5", ("a.b", "e5"))],
 )  # fmt: skip
 def test_assignments(text: str, expected: tuple[str, object]) -> None:
     assert parse_assignment(text) == expected

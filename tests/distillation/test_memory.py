@@ -105,6 +105,13 @@ def test_small_work_is_not_looked_at_closely(monkeypatch: pytest.MonkeyPatch) ->
     assert check_memory(blobs(), ARCH, DistillConfig.from_flat(QUICK), ENGINE) == 0
 
 
+def test_a_set_that_does_not_fit_is_refused_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ddray.distillation.run.settle", lambda *_: pytest.fail("it was timed"))
+    many = QUICK | {"synthetic.steps": 10_000, "synthetic.samples_per_class": 10_000}
+    with pytest.raises(RequestError, match="the thriftiest adjoint needs"):
+        distill(blobs(), ARCH, many)
+
+
 def test_large_work_is_told_with_the_process() -> None:
     config = DistillConfig.from_flat({"synthetic.steps": 1, "synthetic.epochs": 30, "outer.batch": 128})
     engine = ENGINE.model_copy(update={"adjoint": "full"})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 from optuna.trial import TrialState
 
 from ddray.data import Dataset
@@ -17,7 +18,7 @@ from ddray.sweep.execute import slots
 from ddray.sweep.project import Projection
 from ddray.sweep.spec import read
 from ddray.sweep.study import open_study
-from ddray.tracking.store import sqlite_file
+from ddray.tracking.sqlite import sqlite_file
 from tests.sweep.conftest import Finished, NewRecord
 from tests.sweep.sweeps import in_state, kept_set, noted, same_tensors, save_space, spied, told, uninterrupted
 
@@ -90,6 +91,17 @@ def test_a_record_that_fails_while_trials_run_is_said_once(
     _run_sql(uri, "ALTER TABLE elsewhere RENAME TO metrics")
     projection.record_all()
     assert all(projection.recorder.run_id(trial.number) for trial in finished.outcome.trials)
+
+
+def test_a_winner_that_cannot_be_registered_is_one_line(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MlflowException("no space left\nand a long story")
+
+    again = {"storage": str(finished.directory.parent), "name": "kinds", "tracking_uri": finished.uri, "resume": True}
+    monkeypatch.setattr("ddray.tracking.catalog.entries", lambda _: [])
+    monkeypatch.setattr("ddray.tracking.catalog._add", full)
+    with pytest.raises(RecordError, match=r"no space left; .* --resume --name kinds"):
+        search(finished.space, **again)
 
 
 def _run_sql(uri: str, statement: str) -> None:

@@ -13,6 +13,7 @@ from ddray.errors import RequestError
 from ddray.sweep import study as study_module
 from ddray.sweep.constraint import Problem
 from ddray.sweep.spec import build
+from ddray.sweep.storage import remembered
 from ddray.sweep.study import Assignment, SweepStudy, end_of, open_study
 
 PROBLEM = Problem(classes=3, input_shape=(1, 8, 8))
@@ -74,6 +75,14 @@ def test_a_study_opened_again_suggests_what_it_would_have(tmp_path: Path) -> Non
     found = [run_one(broken) for _ in range(7)]
     found.append(run_one(opened(tmp_path / "b", resume=True)))
     assert found == expected
+
+
+@pytest.mark.parametrize("name", ["a%20b", "{here}"])
+def test_a_study_lies_in_its_sweep_whatever_its_path(tmp_path: Path, name: str) -> None:
+    run_one(opened(tmp_path / name))
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["study.db"]
+    assert len(opened(tmp_path / name, resume=True).counted()) == 1
+    assert remembered(tmp_path / name)["identity"]["seed"] == 0
 
 
 def test_trials_differ_in_their_seeds(tmp_path: Path) -> None:
@@ -171,8 +180,9 @@ def test_the_best_of_equals_is_the_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "key"),
-    [({"seed": 1}, "--seed"), ({"fixed": {"outer.steps": 20, "outer.score_every": 2}}, "fixed"),
-     ({"constraints": []}, "constraints")],
+    [({"seed": 1}, "--seed"), ({"fixed": {"outer.steps": 20, "outer.score_every": 2}}, "outer.steps"),
+     ({"fixed": {**SPACE["fixed"], "outer.clip": 1.0}}, "outer.clip"), ({"constraints": []}, "constraints"),
+     ({"search": {**SPACE["search"], "outer.lr": {"float": [0.1, 1.0]}}}, "outer.lr")],
 )  # fmt: skip
 def test_another_sweep_is_not_resumed(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
     opened(tmp_path / "s")

@@ -67,7 +67,10 @@ def test_what_is_no_plain_value_is_refused(text: str) -> None:
         parse_yaml(text, "space.yaml")
 
 
-@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("-2E+4", -20000.0), ("1.5e-3", 0.0015), ("e3", "e3")])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("-2E+4", -20000.0), ("1.5e-3", 0.0015), ("1.5e3", 1500.0), (".5e1", 5.0), (".5", 0.5), ("e3", "e3")],
+)
 def test_powers_of_ten_are_numbers(text: str, value: object) -> None:
     assert parse_yaml(f"lr: {text}", "space.yaml") == {"lr": value}
 

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from ddray.distillation import load
 from ddray.errors import RequestError
 from ddray.tracking import Recorder, SweepEntry, TrialEntry, best, fetch, leaderboard, model_name, register, resolve
+from ddray.tracking.sqlite import sqlite_uri
 
 MakeSet = Callable[..., Path]
 NAME = "toy-LeNet-random"
@@ -66,6 +67,14 @@ def test_only_a_strictly_better_set_takes_the_alias(
     done = register(uri, run_id, make_set(second, seed=1))
     assert (done.version, done.is_best, done.previous) == ("2", expected == "2", "1")
     assert holder(uri) == expected
+
+
+def test_a_model_that_another_sweep_makes_meanwhile_gets_the_version(
+    uri: str, run_id: str, make_set: MakeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(uri, run_id, make_set(0.8))
+    monkeypatch.setattr(MlflowClient, "search_registered_models", lambda *_: [])
+    assert register(uri, run_id, make_set(0.9, seed=1)).version == "2"
 
 
 def test_registering_again_changes_nothing(uri: str, run_id: str, make_set: MakeSet) -> None:
@@ -155,6 +164,17 @@ def test_a_version_whose_files_are_gone_is_refused(uri: str, run_id: str, make_s
     shutil.rmtree(tmp_path / "my sweeps" / "mlartifacts")
     with pytest.raises(RequestError, match="its files cannot be read"):
         fetch(uri, "toy", "LeNet")
+
+
+def test_files_are_found_where_the_record_was_moved_to(
+    uri: str, run_id: str, make_set: MakeSet, tmp_path: Path
+) -> None:
+    register(uri, run_id, make_set(0.8))
+    (tmp_path / "my sweeps").rename(tmp_path / "moved %20")
+    moved = sqlite_uri(tmp_path / "moved %20" / "mlflow.db")
+    assert load(fetch(moved, "toy", "LeNet", out=tmp_path / "home")[1]).stored_samples == 2
+    recorder = Recorder(moved, SweepEntry("s2", "toy", "LeNet", "random", 0, "/sweeps/s2", "space", {}))
+    assert recorder.run_id() != run_id and not (tmp_path / "my sweeps").exists()
 
 
 def test_another_set_in_the_place_of_the_registered_one_is_refused(

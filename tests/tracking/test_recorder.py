@@ -153,6 +153,12 @@ def test_a_sweep_of_the_same_name_elsewhere_is_another_sweep(uri: str) -> None:
     assert first.run_id() != second.run_id()
 
 
+def test_a_sweep_that_was_moved_is_taken_up_again(uri: str, client: MlflowClient) -> None:
+    before = Recorder(uri, SWEEP)
+    after = Recorder(uri, replace(SWEEP, directory="/elsewhere/s1", formerly=SWEEP.directory))
+    assert before.run_id() == after.run_id() == Recorder(uri, replace(SWEEP, directory="/elsewhere/s1")).run_id()
+
+
 def test_sweeps_of_a_dataset_and_architecture_share_an_experiment(uri: str, client: MlflowClient) -> None:
     ids = [
         client.get_run(Recorder(uri, sweep).run_id()).info.experiment_id
@@ -162,6 +168,17 @@ def test_sweeps_of_a_dataset_and_architecture_share_an_experiment(uri: str, clie
     experiment = client.get_experiment(ids[0])
     assert experiment.name == "ddray/toy/LeNet"
     assert "toy" in experiment.tags["mlflow.note.content"]
+
+
+def test_an_experiment_that_another_sweep_makes_meanwhile_is_shared(
+    uri: str, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, found = Recorder(uri, SWEEP), [None]
+    look = MlflowClient.get_experiment_by_name
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", lambda *given: found.pop() if found else look(*given))
+    second = Recorder(uri, replace(SWEEP, name="s2", directory="/sweeps/s2"))
+    runs = [client.get_run(recorder.run_id()) for recorder in (first, second)]
+    assert found == [] and runs[0].info.experiment_id == runs[1].info.experiment_id
 
 
 def test_a_deleted_experiment_is_restored(uri: str, client: MlflowClient) -> None:

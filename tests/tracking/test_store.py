@@ -13,7 +13,7 @@ from threading import Thread
 import pytest
 
 from ddray.errors import RequestError
-from ddray.tracking.store import default_tracking_uri, open_client, sqlite_file
+from ddray.tracking.store import default_tracking_uri, open_client
 
 
 def test_the_default_is_a_file_in_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,12 +21,6 @@ def test_the_default_is_a_file_in_the_storage(monkeypatch: pytest.MonkeyPatch) -
     assert default_tracking_uri("/data/sweeps") == "sqlite:////data/sweeps/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     assert default_tracking_uri("/data/sweeps") == "http://host:5000"
-
-
-def test_three_slashes_are_relative_and_four_absolute() -> None:
-    assert sqlite_file("sqlite:///sweeps/mlflow.db") == Path("sweeps/mlflow.db")
-    assert sqlite_file("sqlite:////sweeps/mlflow.db") == Path("/sweeps/mlflow.db")
-    assert sqlite_file("http://host") is None
 
 
 def test_a_new_record_is_made_with_its_folders_and_in_silence(

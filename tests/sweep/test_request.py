@@ -1,0 +1,41 @@
+"""What a sweep is asked for in Python, where no command line has read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ddray.distillation import choose, memory
+from ddray.errors import RequestError
+from ddray.sweep import SweepRequest, prepare
+from tests.sweep.sweeps import save_space
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("trials", 2.5), ("trials", True), ("trials", 0), ("max_concurrent", "2"), ("seed", 1.5)]
+)
+def test_what_is_no_whole_number_is_refused(tmp_path: Path, field: str, value: object) -> None:
+    with pytest.raises(RequestError, match="a whole number") as refused:
+        prepare(SweepRequest(storage=tmp_path / "sweeps", **{field: value}))  # type: ignore[arg-type]
+    assert refused.value.key == f"--{field.replace('_', '-')}" and "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+WIDE = {key: {"int": [1, 10_000], "log": True} for key in ("synthetic.steps", "synthetic.samples_per_class")}
+
+
+def test_only_what_constraints_allow_has_to_fit_into_memory(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "machine_memory", lambda: memory.PROCESS + 2**28)
+    monkeypatch.setattr(choose._Measured, "choose", lambda _: pytest.fail("it was timed"))
+
+    def asked(limit: int) -> SweepRequest:
+        bound = [f"stored_samples <= {limit}"]
+        space = save_space(tmp_path / f"{limit}.yaml", data, fixed={}, search=WIDE, constraints=bound, trials=1)
+        return SweepRequest(space, storage=tmp_path)
+
+    assert prepare(asked(90)).memory == 0
+    with pytest.raises(RequestError, match="this machine has"):
+        prepare(asked(10**9))

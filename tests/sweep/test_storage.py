@@ -1,0 +1,30 @@
+"""Where sweeps lie, without Ray."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ddray.errors import RequestError
+from ddray.sweep.storage import STUDY, earlier_sweep
+
+
+@pytest.mark.parametrize("name", ["s", None], ids=["named", "the only one"])
+@pytest.mark.parametrize("place", [".", STUDY, "driver.lock"])
+def test_a_sweep_that_cannot_be_written_to_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, name: str | None
+) -> None:
+    directory = tmp_path / "s"
+    directory.mkdir()
+    for file in (STUDY, "driver.lock"):
+        (directory / file).touch()
+    monkeypatch.setattr("ddray.sweep.storage.remembered", lambda _: {})
+    assert earlier_sweep(tmp_path, name) == directory
+    allowed = os.access
+    # Not by its mode: root may write to everything.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != directory / place and allowed(path, mode))
+    with pytest.raises(RequestError, match=r"--resume: 's' .* can be written to; .* cannot") as refused:
+        earlier_sweep(tmp_path, name)
+    assert str(directory / place) in refused.value.allowed
