@@ -112,7 +112,7 @@ def test_what_the_base_install_lacks_is_one_line_that_says_what_to_install(tmp_p
 
 def test_a_search_from_python_is_refused_as_the_command_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ddray.RequestError, match="--trials: 0 is refused: at least 1"):
+    with pytest.raises(ddray.RequestError, match="--trials: 0 is refused: a whole number, at least 1"):
         ddray.search("digits_lenet", trials=0)
     with pytest.raises(ddray.RequestError, match="digits_lenett"):
         ddray.search("digits_lenett", storage=tmp_path)

@@ -98,10 +98,11 @@ def test_a_winner_that_cannot_be_registered_is_one_line(finished: Finished, monk
         raise MlflowException("no space left\nand a long story")
 
     again = {"storage": str(finished.directory.parent), "name": "kinds", "tracking_uri": finished.uri, "resume": True}
-    monkeypatch.setattr("ddray.tracking.catalog.entries", lambda _: [])
-    monkeypatch.setattr("ddray.tracking.catalog._add", full)
-    with pytest.raises(RecordError, match=r"no space left; .* --resume --name kinds"):
+    with monkeypatch.context() as patch, pytest.raises(RecordError, match=r"no space left; .* --resume --name kinds"):
+        patch.setattr("ddray.tracking.catalog.entries", lambda _: [])
+        patch.setattr("ddray.tracking.catalog._add", full)
         search(finished.space, **again)
+    assert search(finished.space, **again).registered is not None
 
 
 def _run_sql(uri: str, statement: str) -> None:
