@@ -23,7 +23,6 @@ from ddray.distillation.distiller import check_problem
 from ddray.distillation.engine import SIDE_BY_SIDE, Engine, make_engine
 from ddray.distillation.graphs import Graphs, alive_at_once, trace
 from ddray.distillation.inner import CARRIES
-from ddray.distillation.outer import RealBatch
 from ddray.distillation.streams import NETWORKS
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
 from ddray.distillation.unroll import segment_length
@@ -88,7 +87,7 @@ def footprint(dataset: RealData, arch: str, config: DistillConfig, engine: Engin
         graphs=together * longest * saved,
         passing=max(
             together * _passing(graphs),
-            together * (_outer(made, dataset, config) - (longest - last) * saved),
+            together * (_outer(made, dataset, config, engine.device.startswith("cuda")) - (longest - last) * saved),
             max(_judging(made, dataset), _scored(made, config) * (2 * carry + _forward(graphs))) - together * longest * saved,
         ),
         set=8 * stored + (_SHOWN if dataset.expands else 6) * batch + 4 * network.size * (1 + known) + _own(dataset)
@@ -221,11 +220,10 @@ def _forward(graphs: Graphs | None) -> int:
     return alive_at_once(graphs.forward)
 
 
-def _outer(made: Engine, dataset: Dataset, config: DistillConfig) -> int:
-    batch = RealBatch(torch.empty(config.outer.batch, *dataset.input_shape), torch.zeros(config.outer.batch).long())
-    size = made.outer.chunk_size(batch)
-    chunk = RealBatch(batch.x[:size], batch.y[:size])
-    return _sketched(TracedOuterLoss(made.network).function, made, chunk.x, chunk.y)
+def _outer(made: Engine, dataset: Dataset, config: DistillConfig, on_card: bool) -> int:
+    size = made.outer.chunk_size(config.outer.batch, on_card=on_card)
+    x, y = torch.empty(size, *dataset.input_shape), torch.zeros(size).long()
+    return _sketched(TracedOuterLoss(made.network).function, made, x, y)
 
 
 def _judging(made: Engine, dataset: Dataset) -> int:

@@ -54,7 +54,7 @@ class OuterLoss:
     def __call__(self, weights: Tensor, batch: RealBatch) -> tuple[Tensor, Tensor]:
         """Loss and its gradient: scalar and [P] for weights [P]; [k] and [k, P] for those of k networks, [k, P]."""
         total, gradient = torch.zeros_like(weights[..., 0]), torch.zeros_like(weights)
-        size = self.chunk_size(batch)
+        size = self.chunk_size(len(batch.y), on_card=batch.x.is_cuda)
         for x, y in zip(batch.x.split(size), batch.y.split(size), strict=True):
             loss, slope = self.piece(weights, x, y)
             total.add_(loss, alpha=len(y) / len(batch.y))
@@ -69,11 +69,11 @@ class OuterLoss:
             gradient: Tensor = torch.autograd.grad(losses.sum(), leaf)[0]
         return losses.detach(), gradient
 
-    def chunk_size(self, batch: RealBatch) -> int:
-        """How many examples pass at a time."""
-        if self.network.mixes_examples or (not self.chunk and batch.x.is_cuda):
-            return len(batch.y)
-        return self.chunk or CPU_CHUNK
+    def chunk_size(self, examples: int, *, on_card: bool) -> int:
+        """How many of a batch's examples pass at a time, on a GPU or a CPU."""
+        if self.network.mixes_examples or (not self.chunk and on_card):
+            return examples
+        return min(self.chunk or CPU_CHUNK, examples)
 
     def losses(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The mean loss on examples: a scalar for weights [P], [k] for those of k networks."""

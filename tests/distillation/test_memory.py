@@ -93,6 +93,15 @@ def test_networks_side_by_side_count_up_to_as_many_as_are_trained_together() -> 
     )
 
 
+def test_a_batch_passes_whole_on_a_gpu() -> None:
+    config = DistillConfig.from_flat({"synthetic.steps": 1, "synthetic.epochs": 1, "outer.batch": 256})
+    cpu, card, whole = (
+        footprint(colours(), "ConvNet3", config, ENGINE.model_copy(update=update)).passing
+        for update in ({}, {"device": "cuda"}, {"chunk": 256})
+    )
+    assert cpu < card == whole
+
+
 def test_what_is_trained_together_for_a_score_counts() -> None:
     config = DistillConfig.from_flat({"synthetic.steps": 1, "synthetic.epochs": 1, "outer.batch": 1})
     alone = footprint(blobs(), ARCH, config, ENGINE)
