@@ -35,10 +35,9 @@ def write(directory: Path, tensors: Mapping[str, Tensor], manifest: Manifest) ->
 
     """
     refuse_foreign(directory)
-    directory = directory.resolve()  # a link stays, and what it points to is replaced
     data = write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     try:
-        _write(directory, data, manifest)
+        _write(directory.resolve(), data, manifest)  # a link stays, and what it points to is replaced
     except OSError as error:
         raise RequestError("--out", str(directory), f"a set could not be saved there: {error.strerror}") from error
     return directory
