@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,13 +96,11 @@ def distill(
     refuse_foreign(out)
     with writable_folder(out.parent, "--out"), report.DistillProgress() as progress:
         checkpoint = out.with_name(f"{out.name}.checkpoint")
-        with warnings.catch_warnings(record=True, action="always", category=RuntimeWarning) as said:
+        with _warnings_in_one_line():
             distilled = distill_set(
                 dataset, arch, config, seed=seed, data=data, engine=settings, checkpoint=checkpoint, save_to=out,
                 report=progress.show,
             )  # fmt: skip
-    for warning in said:
-        print("ddray:", warning.message, file=sys.stderr)
     print(f"{distilled.stored_samples} samples saved in {out}")
     print(distilled.manifest.scores[0])
 
@@ -274,6 +273,18 @@ def status(arguments: Sequence[str] | None = None) -> int:
             "interrupted; the same command goes on where it stopped (a search: with --name NAME --resume)", _INTERRUPTED
         )
     return returned if isinstance(returned, int) else 0
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Inside, a warning is told when it comes, as ddray tells everything else; a divergence each time."""
+
+    def tell(message: Warning | str, *_: Any, **__: Any) -> None:
+        _complain(message, 0)
+
+    with warnings.catch_warnings(action="always", category=RuntimeWarning):
+        warnings.showwarning = tell
+        yield
 
 
 def _complain(message: object, code: int) -> int:

@@ -270,8 +270,7 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        if not float(torch.ones(1, device=device)) == 1.0:
-            raise RuntimeError("it does not compute")
+        torch.zeros(1, device=device).item()  # `meta` is a device too, and holds no numbers
     except (RuntimeError, AssertionError) as error:
         raise RequestError("engine.device", device, str(error).splitlines()[0]) from None
     return device

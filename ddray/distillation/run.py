@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ddray.data import RealData
 from ddray.data import load as load_dataset
@@ -74,18 +74,20 @@ def distill(
             returned, with a RuntimeWarning.
 
     """
-    named, checkpoint = isinstance(dataset, str | Path), None if checkpoint is None else Path(checkpoint)
-    real = load_dataset(str(dataset), Path(data) if data else None) if named else cast(RealData, dataset)
+    if isinstance(dataset, str | Path):
+        dataset = load_dataset(str(dataset), Path(data) if data else None)
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     settings = config if isinstance(config, DistillConfig) else DistillConfig.from_flat(config or {})
     resumed = checkpoint is not None and checkpoint.exists()
     engine = engine or EngineConfig()
     if checkpoint is not None and resumed:
         engine = state.as_before(engine, checkpoint)
     engine = engine.model_copy(update={"device": resolve_device(engine.device)})
-    check_memory(real, arch, settings, engine)  # what fits in no way is not timed either
-    engine = settle(engine, real, arch, settings)
-    check_memory(real, arch, settings, engine)
-    distiller = Distiller(real, arch, settings, seed=seed, engine=engine)
+    if engine.adjoint == "auto":
+        check_memory(dataset, arch, settings, engine)  # what fits in no way is not timed either
+    engine = settle(engine, dataset, arch, settings)
+    check_memory(dataset, arch, settings, engine)
+    distiller = Distiller(dataset, arch, settings, seed=seed, engine=engine)
     if checkpoint is not None and resumed:
         state.load(distiller, checkpoint)
     try:

@@ -101,7 +101,7 @@ def prepare(request: SweepRequest) -> Prepared:
     spec.check(dataset)
     seed = request.seed if request.seed is not None else known.get("identity", {}).get("seed", 0)
     trials = request.trials or known.get("target") or spec.file.trials
-    most = largest(spec, Problem(dataset.classes, dataset.input_shape))
+    most = largest(spec, Problem.of(dataset))
     engine = _engine(spec, dataset, most, trials, resources, address, known)
     memory = check_memory(dataset, spec.file.arch, most, engine) if engine.device == "cpu" else 0
     kept = placed(known["tracking_uri"], storage) if "tracking_uri" in known else None
@@ -217,6 +217,6 @@ def _engine(
     if device != "cpu" and address is not None:
         left_open = {key: value for key, value in PLAIN.items() if getattr(engine, key) == "auto"}
         return engine.model_copy(update=left_open)  # the cluster's cards are not here to be tried
-    if device == "cpu":
+    if device == "cpu" and engine.adjoint == "auto":
         check_memory(dataset, spec.file.arch, most, engine)  # what fits in no way is not timed either
     return settle(engine, dataset, spec.file.arch, most, trials=trials)

@@ -15,7 +15,7 @@ import pytest
 from command_line import HERE, SMALL, Run, environment, tree, write_npz
 
 from ddray.distillation import Distiller, load
-from ddray.errors import Diverged
+from tests.distillation.problems import diverge_at
 
 STEPS = 60
 DRY = """\
@@ -113,14 +113,7 @@ def test_a_distillation_that_diverges_at_once_is_status_1(run: Run, npz: Path, w
 def test_a_distillation_that_diverges_later_says_so_and_saves_the_best_set_before(
     run: Run, npz: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance = Distiller._outer_step
-
-    def diverges_at_the_seventh(self: Distiller) -> None:
-        if self.step == 6:
-            raise Diverged("the outer loss", 6)
-        advance(self)
-
-    monkeypatch.setattr(Distiller, "_outer_step", diverges_at_the_seventh)
+    diverge_at(6, monkeypatch)
     code, out, err = run("distill", "--dataset", npz, "--arch", "LeNet", "--out", "mine", *SMALL)
     assert code == 0 and "samples saved" in out
     said = "ddray: the outer loss is not finite at outer step 6: kept is the best set seen before, of step 4 of 12"

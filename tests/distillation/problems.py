@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ddray.data import Dataset
 from ddray.distillation import DistillConfig, Distiller
+from ddray.errors import Diverged
+
+if TYPE_CHECKING:  # workers of a sweep import this module for its network
+    import pytest
 
 ARCH = f"{__name__}:mlp"
 QUICK = {
@@ -38,6 +42,18 @@ def blobs(classes: int = 3, members: int = 60, seed: int = 0) -> Dataset:
         return (patterns[y] + noise).to(torch.uint8), y
 
     return Dataset(*draw(members), *draw(members // 2), name="blobs")
+
+
+def diverge_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every distillation diverges at this outer step."""
+    advance = Distiller._outer_step
+
+    def diverging(self: Distiller) -> None:
+        if self.step == step:
+            raise Diverged("the outer loss", step)
+        advance(self)
+
+    monkeypatch.setattr(Distiller, "_outer_step", diverging)
 
 
 def distiller(seed: int = 0, classes: int = 3, **settings: Any) -> Distiller:

@@ -15,7 +15,7 @@ from ddray.distillation.run import finished_set
 from ddray.distillation.unroll import Synthetic
 from ddray.errors import Diverged, RequestError
 
-from .problems import ARCH, QUICK, blobs, distiller
+from .problems import ARCH, QUICK, blobs, distiller, diverge_at
 
 CPU = EngineConfig(device="cpu")
 
@@ -54,14 +54,7 @@ def test_a_set_that_cannot_be_saved_is_not_lost(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_run_that_diverges_says_so_and_keeps_the_best_set_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    advance = Distiller._outer_step
-
-    def diverges_at_the_seventh(self: Distiller) -> None:
-        if self.step == 6:
-            raise Diverged("the outer loss", 6)
-        advance(self)
-
-    monkeypatch.setattr(Distiller, "_outer_step", diverges_at_the_seventh)
+    diverge_at(6, monkeypatch)
     said = r"outer loss is not finite at outer step 6: kept is the best set seen before, of step 4 of 12"
     with pytest.warns(RuntimeWarning, match=said):
         made = distill(blobs(), ARCH, QUICK, engine=CPU)
