@@ -149,6 +149,7 @@ def evaluate(
     epochs: Annotated[int | None, typer.Option(help="passes over the set; needs --rates")] = None,
     baselines: Annotated[bool, typer.Option(help="score real samples of the same number as well")] = True,
     dataset: Annotated[str | None, typer.Option(help="the set's own data by another name or path than recorded")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; by itself the GPU, where there is one")] = "auto",
     data: Data = None,
     tracking_uri: Uri = None,
     as_json: Json = False,
@@ -166,7 +167,7 @@ def evaluate(
     report.assessment(
         assess(
             place, arch=arch, nets=nets, split=split, rate=rate, epochs=epochs, baselines=baselines, data=data,
-            dataset=dataset,
+            dataset=dataset, device=device,
         ),
         as_json,
     )  # fmt: skip

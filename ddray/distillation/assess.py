@@ -13,7 +13,7 @@ from ddray.data import Dataset, RealData
 from ddray.data import load as load_dataset
 from ddray.distillation.baselines import compare
 from ddray.distillation.distilled_set import DistilledSet, load
-from ddray.distillation.engine import Engine, engine_for_scores
+from ddray.distillation.engine import Engine, engine_for_scores, resolve_device
 from ddray.distillation.evaluate import MOST, Judge, Score, SplitName, judge_all, starts_to_score
 from ddray.distillation.set_files import stamp
 from ddray.distillation.unroll import Synthetic
@@ -35,14 +35,16 @@ class Assessment:
 def assess(
     place: Path, *, arch: str | None = None, nets: int | None = None, split: str = "validation", rate: float | None = None,
     epochs: int | None = None, baselines: bool = True, data: Path | None = None, dataset: str | RealData | None = None,
+    device: str = "auto",
 ) -> Assessment:  # fmt: skip
     """Score the set in `place` with networks C; a look at the test split is stamped into its manifest, with its date.
 
     The data is that of the recorded name, or, where the name does not lead to it from here, what `dataset` is or names.
+    `device` is where networks are trained and judged, as torch names it; by itself the GPU, where there is one.
 
     Raises:
-        RequestError: not a set, other data than it was made from, another architecture for known networks, or other
-            epochs without a rate.
+        RequestError: not a set, other data than it was made from, another architecture for known networks, other epochs
+            without a rate, or a device that is not here.
 
     """
     if split not in ("validation", "test"):
@@ -50,12 +52,12 @@ def assess(
     if split == "test":
         with writable_folder(place, "SET"):  # else the look could not be stamped
             pass
-    distilled = load(place)
+    distilled = load(place).to(resolve_device(device, "--device"))
     count = distilled.networks_to_score(nets)
     synthetic, order = distilled.schedule(rate, epochs)
     if dataset is None or isinstance(dataset, str):
         dataset = load_dataset(distilled.manifest.dataset.name if dataset is None else dataset, data)
-    dataset = distilled.real_data(dataset)
+    dataset = distilled.real_data(dataset).to(distilled.inputs.device)
     network = _network(distilled, arch, dataset)
     config, known = distilled.manifest.distill_config, distilled.known
     engine = engine_for_scores(network, config.inner, distilled.manifest.engine, count * len(order))

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from ddray.data import Dataset, RealData
 from ddray.distillation.config import DistillConfig, EngineConfig
-from ddray.distillation.distiller import check_problem, resolve_device
-from ddray.distillation.engine import QUICK, has_compiler, make_engine
+from ddray.distillation.distiller import check_problem
+from ddray.distillation.engine import QUICK, has_compiler, make_engine, resolve_device
 from ddray.distillation.inner import CARRIES, InnerStep
 from ddray.distillation.layout import LAYOUTS
 from ddray.distillation.streams import generator
@@ -113,7 +113,8 @@ class _Measured:
         self.timed = min(samples, _ENOUGH)
         self.name = json.dumps(
             [
-                torch.__version__, platform.node(), os.cpu_count(), torch.get_num_threads(), arch, config.network.args,
+                torch.__version__, platform.node(), os.cpu_count(), torch.get_num_threads(), *_card(engine.device), arch,
+                config.network.args,
                 network.shapes, self.shapes, config.inner.model_dump(), self.many, alone,
                 has_compiler(engine), engine.model_dump(exclude={"adjoint", "chunk", "bfloat16", "threads"}),
             ],
@@ -233,6 +234,11 @@ def _remembered(measured: _Measured) -> _Found:
             json.dump(known, target, indent=1)
         Path(name).replace(file)
     return found
+
+
+def _card(device: str) -> list[str]:
+    """The model of a GPU, which a machine's name does not tell."""
+    return [torch.cuda.get_device_name(device)] if device.startswith("cuda") else []
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ddray.data import load as load_dataset
 from ddray.data.words import WordTable
 from ddray.distillation import set_files
 from ddray.distillation.decode import nearest_words, write_listing
-from ddray.distillation.engine import engine_for_scores, make_engine
+from ddray.distillation.engine import engine_for_scores, make_engine, resolve_device
 from ddray.distillation.evaluate import (
     Judge,
     Protocol,
@@ -60,6 +60,18 @@ class DistilledSet:
     def synthetic(self) -> Synthetic:
         """The tensors as the inner loop takes them."""
         return Synthetic(self.inputs, self.labels, self.rates)
+
+    def to(self, device: torch.device | str) -> DistilledSet:
+        """The set on a device, where its networks are then trained and judged.
+
+        Raises:
+            RequestError: a device that torch does not know or this machine does not have.
+
+        """
+        place = resolve_device(str(device), "device")
+        known, vectors = (None if kept is None else kept.to(place) for kept in (self.known, self.vectors))
+        inputs, labels, rates = (kept.to(place) for kept in (self.inputs, self.labels, self.rates))
+        return replace(self, inputs=inputs, labels=labels, rates=rates, known=known, vectors=vectors)
 
     def save(self, directory: Path | str) -> Path:
         """Write `distilled.safetensors` and `manifest.json` into `directory`, whole or not at all.
@@ -256,5 +268,5 @@ def check_same_data(record: DatasetRecord, dataset: RealData) -> None:
 
 
 def vectors_of(dataset: Dataset) -> Tensor | None:
-    """The vectors that go into a set made from a dataset: those of a text."""
-    return torch.from_numpy(dataset.table.vectors.copy()) if isinstance(dataset, TextDataset) else None
+    """The vectors that go into a set made from a dataset: those of a text, where the dataset lies."""
+    return dataset.vectors.clone() if isinstance(dataset, TextDataset) else None

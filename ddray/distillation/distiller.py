@@ -14,7 +14,7 @@ from ddray.data import RealData
 from ddray.distillation.average import Average
 from ddray.distillation.clip import Clip
 from ddray.distillation.config import DistillConfig, EngineConfig, OuterConfig
-from ddray.distillation.engine import make_engine
+from ddray.distillation.engine import make_engine, resolve_device
 from ddray.distillation.evaluate import Judge, Score, known_starts, starts_to_score
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.labels import initial_labels, sample_classes
@@ -258,22 +258,6 @@ def decay(outer: OuterConfig, step: int) -> float:
             return float(outer.decay_factor ** (step // outer.decay_every))
         case "none":
             return 1.0
-
-
-def resolve_device(device: str) -> str:
-    """`auto` is the GPU where there is one.
-
-    Raises:
-        RequestError: a device that torch does not know or this machine does not have.
-
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device).item()  # `meta` is a device too, and holds no numbers
-    except (RuntimeError, AssertionError) as error:
-        raise RequestError("engine.device", device, str(error).splitlines()[0]) from None
-    return device
 
 
 def check_problem(dataset: RealData, arch: str, config: DistillConfig) -> tuple[Network, int]:

@@ -111,6 +111,26 @@ def engine_for_scores(network: Network, inner: InnerConfig, recorded: Mapping[st
     return make_engine(network, inner, EngineConfig(compile="trace", layout=layout, networks=known.networks))
 
 
+def resolve_device(device: str, key: str = "engine.device") -> str:
+    """`auto` is the GPU where there is one.
+
+    Args:
+        device: as torch names it, or `auto`.
+        key: what the user calls it.
+
+    Raises:
+        RequestError: a device that torch does not know or this machine does not have.
+
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device).item()  # `meta` is a device too, and holds no numbers
+    except (RuntimeError, AssertionError) as error:
+        raise RequestError(key, device, str(error).splitlines()[0]) from None
+    return device
+
+
 def check_compile(config: EngineConfig) -> None:
     """Refuse `max` where there is nothing to compile with."""
     if config.compile == "max" and not has_compiler(config):

@@ -14,7 +14,8 @@ from ddray.distillation import state
 from ddray.distillation.choose import settle
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distilled_set import DistilledSet, vectors_of
-from ddray.distillation.distiller import Distiller, resolve_device
+from ddray.distillation.distiller import Distiller
+from ddray.distillation.engine import resolve_device
 from ddray.distillation.evaluate import Score
 from ddray.distillation.manifest import (
     DatasetRecord,

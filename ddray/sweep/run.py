@@ -15,7 +15,7 @@ import torch
 from ddray.data import RealData, load
 from ddray.distillation.choose import PLAIN, settle
 from ddray.distillation.config import DistillConfig, EngineConfig, parse
-from ddray.distillation.distiller import resolve_device
+from ddray.distillation.engine import resolve_device
 from ddray.distillation.memory import check_memory
 from ddray.errors import RequestError
 from ddray.sweep import spec as spec_module

@@ -75,19 +75,26 @@ def measure(distilled: DistilledSet, dataset: RealData) -> DistilledSet:
 
     This is the one look at the test split.
     """
-    config, known = distilled.manifest.distill_config, distilled.known
+    moved = distilled.to(_scoring_device(str(distilled.manifest.engine["device"])))
+    config, known = distilled.manifest.distill_config, moved.known
     # By the sweep's own search space, which may name a network that is not ours.
-    real = distilled.real_data(dataset)
+    real = moved.real_data(dataset).to(moved.inputs.device)
     network, outputs = check_problem(real, distilled.manifest.network.arch, config)
+    network.to(moved.inputs.device)
     count = NETWORKS["C"] if known is None else len(known)
     engine = engine_for_scores(network, config.inner, distilled.manifest.engine, count * config.inner_steps)
     judges = [Judge(real, "validation"), Judge(real, "test")]
-    scores = scores_of(distilled, judges, engine, count, *distilled.schedule())
+    scores = scores_of(moved, judges, engine, count, *moved.schedule())
     baselines = compare(judges, real, config, engine, outputs, known, count)
     manifest = distilled.manifest.model_copy(
         update={"scores": (*distilled.manifest.scores, *scores), "baselines": baselines}
     )
     return replace(distilled, manifest=manifest)
+
+
+def _scoring_device(recorded: str) -> str:
+    """Where a trial of this sweep was computed, if the driver has such a device too."""
+    return recorded if recorded.startswith("cuda") and torch.cuda.is_available() else "cpu"
 
 
 def _finished_set(directory: Path, number: int) -> DistilledSet:

@@ -285,6 +285,7 @@ EVALUATIONS = {
     "--epochs 7": ("epochs: 7", "give a rate"),
     "--epochs 0 --rates fixed:0.1": ("epochs: 0", "at least 1"),
     "--arch NoNet": ("arch: 'NoNet'", "LeNet"),
+    "--device tpu9": ("--device: 'tpu9'", "device"),
 }
 
 

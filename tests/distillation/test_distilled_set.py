@@ -50,6 +50,18 @@ def test_round_trip(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
+@pytest.mark.parametrize("kind", ["made", "known"])
+def test_a_set_on_a_device_is_the_same_set(kind: str, request: pytest.FixtureRequest) -> None:
+    original: DistilledSet = request.getfixturevalue(kind)
+    moved = original.to("cpu")
+    module = mlp((1, 4, 4), 3)
+    assert moved.evaluate(dataset=DATA, network=module).mean == original.evaluate(dataset=DATA, network=module).mean
+    assert moved.manifest is original.manifest and (moved.known is None) == (kind == "made")
+    for device in ("meta", "tpu9"):
+        with pytest.raises(RequestError, match=f"device: '{device}'"):
+            original.to(device)
+
+
 @pytest.mark.parametrize("optimiser", ["momentum", "adam"])
 def test_a_set_is_trained_on_by_the_optimiser_it_was_made_for(optimiser: str, tmp_path: Path) -> None:
     made = finished(network__source="fixed", inner__optimiser=optimiser, inner__epsilon=1e-4)
