@@ -31,6 +31,10 @@ _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the newer of Tune's two reporters prints even when asked to be silent
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+_USUAL = {  # of the user's environment, where it says nothing else
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 leaves a trial a twentieth of a core that any other program is busy on
+}
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ def _close(study: SweepStudy, searcher: StudySearcher, target: int, out_of_time:
 
 
 def _connect(address: str | None) -> None:
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.update(_USUAL | os.environ)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address is None:
