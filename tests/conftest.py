@@ -22,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", warning)
     # The tensors of the tests are small: on a busy machine, threads wait for each other longer than they compute.
     torch.set_num_threads(1)
-    os.environ["RAY_worker_niceness"] = "0"  # as ddray starts Ray: niced workers starve beside any other program
+    os.environ.update(RAY_worker_niceness="0")  # as ddray starts Ray: niced workers starve beside any other program
 
 
 @pytest.fixture(autouse=True)
