@@ -21,10 +21,10 @@ from torch import Tensor
 
 from ddray.data import Dataset, load
 from ddray.distillation import DistillConfig
-from ddray.distillation.config import parse_assignment
-from ddray.distillation.distiller import check_problem
 from ddray.distillation.evaluate import Judge, score_from
+from ddray.distillation.keys import parse_assignment
 from ddray.distillation.outer import hard_loss
+from ddray.distillation.problem import check_problem
 from ddray.distillation.streams import generator, seed_of
 from ddray.networks import Network
 

@@ -87,7 +87,7 @@ def distill(
     """Make one distilled set, without Ray. Interrupted, the same command goes on where it stopped."""
     from ddray.distillation import EngineConfig
     from ddray.distillation import distill as distill_set
-    from ddray.distillation.config import parse, split_engine
+    from ddray.distillation.keys import parse, split_engine
     from ddray.distillation.set_files import refuse_foreign
 
     config, engine = split_engine(assignments or ())

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from ddray.data import Dataset, RealData
 from ddray.distillation.config import DistillConfig, EngineConfig
-from ddray.distillation.distiller import check_problem
 from ddray.distillation.engine import QUICK, has_compiler, make_engine, resolve_device
 from ddray.distillation.inner import CARRIES, InnerStep
 from ddray.distillation.layout import LAYOUTS
+from ddray.distillation.problem import check_problem
 from ddray.distillation.streams import generator
 from ddray.distillation.traced import TracedStep
 from ddray.networks import Network

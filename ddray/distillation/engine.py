@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddray.distillation.config import EngineConfig, InnerConfig, parse
+from ddray.distillation.config import EngineConfig, InnerConfig
 from ddray.distillation.inner import InnerStep
+from ddray.distillation.keys import parse
 from ddray.distillation.outer import OuterLoss
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
 from ddray.distillation.unroll import Adjoint

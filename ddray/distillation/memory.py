@@ -19,10 +19,10 @@ from torch import Tensor, fx
 
 from ddray.data import Dataset, RealData
 from ddray.distillation.config import DistillConfig, EngineConfig
-from ddray.distillation.distiller import check_problem
 from ddray.distillation.engine import SIDE_BY_SIDE, Engine, make_engine
 from ddray.distillation.graphs import Graphs, alive_at_once, trace
 from ddray.distillation.inner import CARRIES
+from ddray.distillation.problem import check_problem
 from ddray.distillation.streams import NETWORKS
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
 from ddray.distillation.unroll import segment_length

@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as write_tensors
 
 from ddray.data import TextDataset
-from ddray.distillation.config import EngineConfig, parse
+from ddray.distillation.config import EngineConfig
 from ddray.distillation.distiller import Distiller
+from ddray.distillation.keys import parse
 from ddray.errors import RequestError
 
 _FORMAT = "1"

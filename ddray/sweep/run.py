@@ -14,8 +14,9 @@ import torch
 
 from ddray.data import RealData, load
 from ddray.distillation.choose import PLAIN, settle
-from ddray.distillation.config import DistillConfig, EngineConfig, parse
+from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.engine import resolve_device
+from ddray.distillation.keys import parse
 from ddray.distillation.memory import check_memory
 from ddray.errors import RequestError
 from ddray.sweep import spec as spec_module

@@ -11,16 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ddray.data import Corpus, RealData
-from ddray.distillation.config import (
-    DataConfig,
-    DistillConfig,
-    EngineConfig,
-    SyntheticConfig,
-    nest,
-    parse,
-    split_engine,
-)
-from ddray.distillation.distiller import check_problem
+from ddray.distillation.config import DataConfig, DistillConfig, EngineConfig, SyntheticConfig
+from ddray.distillation.keys import nest, parse, split_engine
+from ddray.distillation.problem import check_problem
 from ddray.errors import RequestError
 from ddray.sweep.constraint import QUANTITIES, Constraint, Problem, parse_constraint
 from ddray.sweep.space import Parameter, parse_search

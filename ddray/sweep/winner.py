@@ -13,9 +13,9 @@ from ddray.data import RealData
 from ddray.distillation.assess import scores_of
 from ddray.distillation.baselines import compare
 from ddray.distillation.distilled_set import DistilledSet, load
-from ddray.distillation.distiller import check_problem
 from ddray.distillation.engine import engine_for_scores
 from ddray.distillation.evaluate import Judge
+from ddray.distillation.problem import check_problem
 from ddray.distillation.streams import NETWORKS
 from ddray.errors import RequestError
 from ddray.sweep.execute import checkpoints

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddray.cli import parse_duration, parse_rates
-from ddray.distillation.config import DistillConfig, parse_assignment, split_engine
+from ddray.distillation.config import DistillConfig
+from ddray.distillation.keys import parse_assignment, split_engine
 from ddray.errors import RequestError
 
 JSON = st.recursive(

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddray.distillation.config import DistillConfig, flatten, nest, parse_assignment
+from ddray.distillation.config import DistillConfig
+from ddray.distillation.keys import flatten, nest, parse_assignment
 from ddray.errors import RequestError
 
 

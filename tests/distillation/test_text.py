@@ -16,9 +16,9 @@ from ddray.data.text import corpus
 from ddray.distillation import DistillConfig, DistilledSet, Distiller, load, state
 from ddray.distillation.baselines import compare
 from ddray.distillation.decode import listing, nearest_words
-from ddray.distillation.distiller import check_problem
 from ddray.distillation.engine import make_engine
 from ddray.distillation.evaluate import Judge
+from ddray.distillation.problem import check_problem
 from ddray.distillation.real import class_averages
 from ddray.distillation.run import artefact, distill
 from ddray.errors import RequestError
