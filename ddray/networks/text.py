@@ -18,6 +18,8 @@ from ddray.networks.recurrent import LSTM, RNN
 
 _LONG = 48
 """Positions from which on it pays to look up the winners' windows, rather than differentiate through all of them."""
+_CACHED = 3_200
+"""Positions whose responses stay in the cache between being added up and compared: 3.7 times as fast as 512 whole reviews."""
 
 
 @runtime_checkable
@@ -58,8 +60,8 @@ class TextConvNet(nn.Module):
     def by_words(self, vectors: Tensor) -> Callable[[Tensor], Tensor]:
         """The network in evaluation for sentences that are numbers of words, int [N, L], of vectors [V, E], to logits.
 
-        The same as `forward` of the vectors, to rounding, and ten times faster over many sentences: what a kernel makes of a
-        word at each of its places is multiplied out once for every word, then looked up.
+        The same as `forward` of the vectors, to rounding, and far faster over many sentences: what a kernel makes of a word at
+        each of its places is multiplied out once for every word, then looked up.
         """
         tables = []
         for layer in self.convolutions:
@@ -69,14 +71,18 @@ class TextConvNet(nn.Module):
             responses = vectors @ kernels.reshape(count * words, width).T
             tables.append((words, responses.view(-1, count, words).transpose(1, 2).flatten(0, 1), layer.bias))
 
-        @torch.no_grad()
-        def logits(ids: Tensor) -> Tensor:
-            largest = []
+        def largest(ids: Tensor) -> Tensor:
+            found = []
             for words, table, bias in tables:
                 places = ids.unfold(1, words, 1) * words + torch.arange(words, device=ids.device)
                 responses = F.embedding_bag(places.flatten(0, 1), table, mode="sum")
-                largest.append(responses.view(len(ids), -1, table.shape[1]).amax(1) + bias)  # type: ignore[operator]
-            found: Tensor = self.linear(torch.relu(torch.cat(largest, 1)))
+                found.append(responses.view(len(ids), -1, table.shape[1]).amax(1) + bias)  # type: ignore[operator]
+            return torch.cat(found, 1)
+
+        @torch.no_grad()
+        def logits(ids: Tensor) -> Tensor:
+            together = max(1, _CACHED // ids.shape[1]) if ids.device.type == "cpu" else len(ids)
+            found: Tensor = self.linear(torch.relu(torch.cat([largest(part) for part in ids.split(together)])))
             return found
 
         return logits

@@ -299,7 +299,10 @@ def test_a_binary_network_of_the_seeds_can_name_both_classes() -> None:
 
 
 @pytest.mark.parametrize(("length", "dtype", "tolerance"), [(6, torch.float64, 1e-12), (50, torch.float32, 1e-4)])
-def test_textconvnet_by_words_is_the_network_of_their_vectors(length: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_textconvnet_by_words_is_the_network_of_their_vectors(
+    length: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ddray.networks.text._CACHED", 3 * length)  # seven sentences in three parts
     g = torch.Generator().manual_seed(0)
     vectors = torch.randn(20, 8, generator=g, dtype=dtype)
     ids = torch.randint(20, (7, length), generator=g, dtype=torch.int32)
