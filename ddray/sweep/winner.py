@@ -94,7 +94,8 @@ def measure(distilled: DistilledSet, dataset: RealData) -> DistilledSet:
 
 def _scoring_device(recorded: str) -> str:
     """Where a trial of this sweep was computed, if the driver has such a device too."""
-    return recorded if recorded.startswith("cuda") and torch.cuda.is_available() else "cpu"
+    device = torch.device(recorded)
+    return recorded if device.type == "cuda" and (device.index or 0) < torch.cuda.device_count() else "cpu"
 
 
 def _finished_set(directory: Path, number: int) -> DistilledSet:
