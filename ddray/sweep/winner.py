@@ -94,8 +94,8 @@ def measure(distilled: DistilledSet, dataset: RealData) -> DistilledSet:
 
 def _scoring_device(recorded: str) -> str:
     """Where a trial of this sweep was computed, if the driver has such a device too."""
-    device = torch.device(recorded)
-    return recorded if device.type == "cuda" and (device.index or 0) < torch.cuda.device_count() else "cpu"
+    here = recorded.startswith("cuda") and (torch.device(recorded).index or 0) < torch.cuda.device_count()
+    return recorded if here else "cpu"
 
 
 def _finished_set(directory: Path, number: int) -> DistilledSet:
