@@ -52,25 +52,26 @@ class Work:
     ideal_bytes: int = 0
 
 
-def rates(threads: int, repeats: int = 7) -> Rates:
-    """Measure the machine at a number of threads, which is put back afterwards."""
+def rates(threads: int, repeats: int = 7, device: str = "cpu") -> Rates:
+    """Measure the machine, or its GPU, at a number of threads, which is put back afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return Rates(_matmul_rate(repeats), _memory_rate(repeats))
+        return Rates(_matmul_rate(repeats, device), _memory_rate(repeats, device))
     finally:
         torch.set_num_threads(before)
 
 
-def _matmul_rate(repeats: int, size: int = 2048) -> float:
-    a, b = torch.randn(2, size, size, dtype=torch.float32)
+def _matmul_rate(repeats: int, device: str) -> float:
+    size = 2048 if device == "cpu" else 8192
+    a, b = torch.randn(2, size, size, dtype=torch.float32, device=device)
     out = torch.empty_like(a)
     return 2.0 * size * size * size / _best(lambda: torch.mm(a, b, out=out), repeats)
 
 
-def _memory_rate(repeats: int, length: int = 2**26) -> float:
-    # Arrays of 256 MiB.
-    a, b, c = torch.ones(3, length, dtype=torch.float32)
+def _memory_rate(repeats: int, device: str) -> float:
+    length = 2**26 if device == "cpu" else 2**28  # arrays of 256 MiB, on a GPU of 1 GiB
+    a, b, c = torch.ones(3, length, dtype=torch.float32, device=device)
     copy: float = 2 * a.nbytes / _best(lambda: a.copy_(b), repeats)
     triad: float = 3 * a.nbytes / _best(lambda: torch.add(b, c, alpha=0.5, out=a), repeats)
     return max(copy, triad)
@@ -80,9 +81,9 @@ def _best(function: Callable[[], object], repeats: int) -> float:
     function()
     seconds = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = _now()
         function()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(_now() - began)
     return min(seconds)
 
 
@@ -94,6 +95,12 @@ def counted(function: Callable[..., object], *args: object, ideal: int = 0) -> W
     with _Count() as count:
         function(*args)
     return Work(count.flops, count.bytes, ideal)
+
+
+def _now() -> float:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 class _Count(TorchDispatchMode):

@@ -3,18 +3,20 @@
     DDRAY_DATA=DIR python benchmarks/unroll.py                       LeNet on MNIST, T = 1, 3, 30, 300, on 1 and on 2 threads
     DDRAY_DATA=DIR python benchmarks/unroll.py --case AlexCifarNet   or ConvNet3, on CIFAR10
     DDRAY_DATA=DIR python benchmarks/unroll.py --inner 30 --threads 2 --compile max
+    DDRAY_DATA=DIR python benchmarks/unroll.py --device cuda --compile off trace max
 
 A step is whole: taking a real batch of 1,024, drawing a network, T inner steps, the outer loss, the way back, Adam. Variants are
 interleaved, round by round, but for the one with a loader, before the others, and compiled ones, after them. A row tells the median
 and the range over the rounds, the floor (operations over the rate of the machine's matrix product, or ideal bytes over its
 memory's, whichever takes longer; both measured in this run) and how many times it the median is. Memory is the peak of a process of
-its own (on noise of the same shapes) above that of one which took steps of T = 1; beside it, as the preflight predicts them, what
-graphs and stored weights take.
+its own (on noise of the same shapes) above that of one which took steps of T = 1; on a GPU, what torch's allocator had reserved.
+Beside it, as the preflight predicts them, what graphs and stored weights take.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import subprocess
@@ -33,6 +35,7 @@ from ddray.data import Dataset, load
 from ddray.distillation.choose import settle
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import Distiller
+from ddray.distillation.engine import set_arithmetic
 from ddray.distillation.memory import footprint
 from ddray.distillation.streams import generator
 from ddray.distillation.unroll import ADJOINTS, Synthetic, by_autograd
@@ -51,6 +54,7 @@ class Case:
     arch: str
     dataset: Dataset
     inner: int
+    device: str = "cpu"
 
     @property
     def config(self) -> DistillConfig:
@@ -63,18 +67,18 @@ class Case:
     def original(self, *, loader: bool) -> Original:
         """The original, fed by its loader or from tensors."""
         steps, epochs = INNER[self.inner]
-        x = self.dataset.normalise(self.dataset.train.x) if not loader else None
+        x = self.dataset.normalise(self.dataset.train.x.to(self.device)) if not loader else None
         name = "MNIST" if self.dataset.name == "MNIST" else "CIFAR10"
         batches = (
             from_loader(name, BATCH, WORKERS)
             if x is None
-            else from_tensors(x, self.dataset.train.y, BATCH, name == "CIFAR10")
+            else from_tensors(x, self.dataset.train.y.to(self.device), BATCH, name == "CIFAR10")
         )
-        return Original(self.arch, steps, epochs, batches, distill_lr=self.config.synthetic.lr)
+        return Original(self.arch, steps, epochs, batches, self.device, distill_lr=self.config.synthetic.lr)
 
     def ours(self, **engine: object) -> Distiller:
         """Ours, by the engine record given; what it leaves open is settled as for a long distillation."""
-        config = EngineConfig.model_validate({"device": "cpu", "threads": torch.get_num_threads(), **engine})
+        config = EngineConfig.model_validate({"device": self.device, "threads": torch.get_num_threads(), **engine})
         return Distiller(
             self.dataset, self.arch, self.config, engine=settle(config, self.dataset, self.arch, self.config)
         )
@@ -95,12 +99,14 @@ class PlainAutograd(Distiller):
 def variants(case: Case, compiles: list[str]) -> dict[str, Callable[[], Step]]:
     """What is compared: a name, and how to make a function that takes one outer step."""
     made: dict[str, Callable[[], Step]] = {
-        LOADED: lambda: case.original(loader=True).outer_step,
-        "original, tensors": lambda: case.original(loader=False).outer_step,
-        "plain autograd": lambda: (
-            PlainAutograd(case.dataset, case.arch, case.config, engine=EngineConfig(device="cpu")).advance
+        LOADED: lambda: as_torch_would(case.original(loader=True).outer_step),
+        "original, tensors": lambda: as_torch_would(case.original(loader=False).outer_step),
+        "plain autograd": lambda: as_torch_would(
+            PlainAutograd(case.dataset, case.arch, case.config, engine=EngineConfig(device=case.device)).advance
         ),
     }
+    if case.dataset.name == "noise":
+        del made[LOADED]
     for compiled in compiles:
         for adjoint in ADJOINTS if case.inner > 1 else ("full",):
             made[f"ours, {compiled}, {adjoint}"] = _ours(case, compiled, adjoint)
@@ -108,8 +114,30 @@ def variants(case: Case, compiles: list[str]) -> dict[str, Callable[[], Step]]:
 
 
 def _ours(case: Case, compiled: str, adjoint: str) -> Callable[[], Step]:
-    plain = {"layout": "blocked"} if compiled == "off" else {}
-    return lambda: case.ours(compile=compiled, adjoint=adjoint, networks="loop", **plain).advance
+    mode, _, precision = compiled.partition("+")  # in the tables: trace+tf32, max+bf16
+    plain = {"layout": "blocked"} if mode == "off" or precision else {}
+    more = {"tf32": precision == "tf32", "bfloat16": precision == "bf16"}
+
+    def make() -> Step:
+        advance = case.ours(compile=mode, adjoint=adjoint, networks="loop", **plain, **more).advance
+
+        def ours() -> object:
+            set_arithmetic(tf32=precision == "tf32")
+            return advance()
+
+        return ours
+
+    return make
+
+
+def as_torch_would(step: Step) -> Step:
+    """A step with torch's own settings of a GPU: convolutions in TF32, and in no particular order."""
+
+    def usual() -> object:
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = True, False
+        return step()
+
+    return usual
 
 
 def timed(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
@@ -117,11 +145,19 @@ def timed(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(-2, rounds):
         for name, step in steps.items():
-            began = time.perf_counter()
+            began = now()
             step()
+            spent = now() - began
             if turn >= 0:
-                found[name].append(1e3 * (time.perf_counter() - began))
+                found[name].append(1e3 * spent)
     return found
+
+
+def now() -> float:
+    """Seconds, when all that a GPU was asked for is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def floor_of(case: Case, step: Step, machine: Rates) -> float:
@@ -143,12 +179,14 @@ def as_operators(case: Case, name: str, step: Step) -> Step:
 def peak(case: Case, name: str, compiles: list[str], threads: int) -> float:
     """Peak resident MB of a process that takes two steps of this variant."""
     command = [sys.executable, __file__, "--case", case.arch, "--inner", str(case.inner), "--threads", str(threads),
-               "--compile", *compiles, "--peak", name]  # fmt: skip
+               "--compile", *compiles, "--device", case.device, "--peak", name]  # fmt: skip
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def high_water() -> float:
-    """The most MB that this process had resident; getrusage would tell those of the process that started it."""
+    """The most MB that this process had on the GPU, or resident; getrusage would tell those of the process that started it."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_reserved() / 2**20
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
 
@@ -175,12 +213,12 @@ def predicted(case: Case, name: str) -> str:
 def table(case: Case, threads: int, rounds: int, compiles: list[str], memory: bool) -> None:
     """One case at one number of threads, as Markdown."""
     torch.set_num_threads(threads)
-    machine = rates(threads)
+    machine = rates(threads, device=case.device)
     made = variants(case, compiles)
     # What would disturb others goes by itself: the loader's workers load on between turns, and compiled code brings a second
     # OpenMP, whose threads wait for work on the cores that others need.
     blocks = [
-        [LOADED],
+        [name for name in made if name == LOADED],
         [name for name in made if name != LOADED and "max" not in name],
         [name for name in made if "max" in name],
     ]
@@ -190,15 +228,17 @@ def table(case: Case, threads: int, rounds: int, compiles: list[str], memory: bo
         steps |= {name: made[name]() for name in block}
         found |= timed({name: steps[name] for name in block}, rounds)
         steps |= {name: lambda: None for name in block if name == LOADED}  # lets its workers go
-    steps[LOADED] = steps["original, tensors"]  # whose operators are the same
-    print(f"\n{case.arch} on {case.dataset.name}'s shapes, T = {case.inner}, batch {BATCH}, {threads} thread(s); matrix product "
+    if LOADED in steps:
+        steps[LOADED] = steps["original, tensors"]  # whose operators are the same
+    where = f"{threads} thread(s)" if case.device == "cpu" else torch.cuda.get_device_name()
+    print(f"\n{case.arch} on {case.dataset.name}'s shapes, T = {case.inner}, batch {BATCH}, {where}; matrix product "
           f"{machine.flops_per_second / 1e9:.0f} GFLOP/s, memory {machine.bytes_per_second / 1e9:.0f} GB/s\n")  # fmt: skip
     columns = ["variant", "ms, median", "range", "original, from tensors and with its loader, over this"]
     columns += ["floor, ms", "times the floor"]
     columns += ["peak MB", "graphs + weights, MB"]
     print(f"| {' | '.join(columns)} |\n|{len(columns) * '---|'}")
-    tensors, loaded = (statistics.median(found[name]) for name in ("original, tensors", LOADED))
-    base = peak(Case(case.arch, case.dataset, 1), "ours, off, full", ["off"], threads) if memory else 0.0
+    tensors, loaded = (statistics.median(found.get(name, [math.nan])) for name in ("original, tensors", LOADED))
+    base = peak(Case(case.arch, case.dataset, 1, case.device), "ours, off, full", ["off"], threads) if memory else 0.0
     for name, times in found.items():
         median = statistics.median(times)
         floor = floor_of(case, as_operators(case, name, steps[name]), machine)
@@ -220,25 +260,31 @@ def main() -> None:
     parser.add_argument("--inner", type=int, nargs="+", choices=INNER, default=list(INNER))
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--compile", nargs="+", choices=["off", "trace", "max"], default=["off", "trace"])
+    modes = [mode + more for mode in ("off", "trace", "max") for more in ("", "+tf32", "+bf16")]
+    parser.add_argument("--compile", nargs="+", choices=modes, default=["off", "trace"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--noise", action="store_true", help="noise in the data's shapes, and no loader")
     parser.add_argument("--no-memory", action="store_true", help="leave the peaks out: they take a process per row")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if "DDRAY_DATA" not in os.environ:
+    if "DDRAY_DATA" not in os.environ and not arguments.noise:
         parser.error("DDRAY_DATA is to name the directory with MNIST and CIFAR10 in torchvision's layout")
     warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its own
     torch.manual_seed(int(generator("benchmark").initial_seed()) % 2**31)
+    if arguments.device != "cpu":
+        arguments.threads = [torch.get_num_threads()]
     if len(arguments.inner) * len(arguments.threads) > 1:  # a process for every table: compiled code stays in one
         for inner in arguments.inner:
             for threads in arguments.threads:
                 flags = ["--case", arguments.case, "--inner", str(inner), "--threads", str(threads)]
-                flags += ["--rounds", str(arguments.rounds), "--compile", *arguments.compile]
+                flags += ["--rounds", str(arguments.rounds), "--compile", *arguments.compile, "--device", arguments.device]
                 flags += ["--no-memory"] if arguments.no_memory else []
+                flags += ["--noise"] if arguments.noise else []
                 subprocess.run([sys.executable, "-W", "ignore", __file__, *flags], check=True)
         return
-    dataset = noise(arguments.case) if arguments.peak else load(CASES[arguments.case])
+    dataset = noise(arguments.case) if arguments.peak or arguments.noise else load(CASES[arguments.case])
     for inner in arguments.inner:
-        case = Case(arguments.case, dataset, inner)
+        case = Case(arguments.case, dataset, inner, arguments.device)
         if arguments.peak:
             torch.set_num_threads(arguments.threads[0])
             step = variants(case, arguments.compile)[arguments.peak]()

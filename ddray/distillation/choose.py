@@ -12,7 +12,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from ddray.data import Dataset, RealData
+from ddray.distillation.captured import Captured, CapturedStep
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.engine import QUICK, has_compiler, make_engine, resolve_device
-from ddray.distillation.inner import CARRIES, InnerStep
+from ddray.distillation.inner import CARRIES, Carry, InnerStep
 from ddray.distillation.layout import LAYOUTS
 from ddray.distillation.problem import check_problem
 from ddray.distillation.streams import generator
@@ -32,9 +33,9 @@ from ddray.distillation.traced import TracedStep
 from ddray.networks import Network
 
 PLAIN: dict[str, str] = {"compile": "off", "layout": "blocked", "networks": "loop", "adjoint": "recompute"}
-GRAPHS = 2**28
-"""Bytes that the graphs of a whole unroll may take for the sake of speed."""
-LONG = 1200
+GRAPHS = {"cpu": 2**28, "cuda": 2**31}
+"""Bytes that the graphs of a whole unroll may take for the sake of speed: on a CPU, not many times what its caches hold."""
+LONG = {"cpu": 1200, "cuda": 300}
 """Seconds of inner steps in one distillation, from which on it pays to compile them for half a minute."""
 _MARGIN = 0.95  # a less plain way has to be faster than this share of a plainer one's time
 _ENOUGH = 1024  # synthetic examples of a step to time: which way is the fastest does not change beyond them
@@ -78,7 +79,8 @@ def settle(
     carry = 4 * network.size * CARRIES[config.inner.optimiser]
     carries = carry * config.seen_steps
     work = trials * config.outer.steps * config.outer.networks * config.inner_steps
-    if work < QUICK and carries < GRAPHS:
+    kind = "cuda" if engine.device.startswith("cuda") else "cpu"
+    if work < QUICK and carries < GRAPHS[kind]:
         return engine.model_copy(update={key: PLAIN[key] for key in left_open})
     with _threads(engine.threads):
         network.to(engine.device)
@@ -86,13 +88,13 @@ def settle(
             _Measured(engine, network, arch, dataset, config, outputs, alone=work if trials == 1 else 0)
         )
     chosen = {"compile": found.compile, "layout": found.layout, "networks": found.networks}
-    chosen["adjoint"] = cheapest_adjoint(config.seen_steps, carry, found.saved_bytes)
+    chosen["adjoint"] = cheapest_adjoint(config.seen_steps, carry, found.saved_bytes, GRAPHS[kind])
     return engine.model_copy(update={key: chosen[key] for key in left_open})
 
 
-def cheapest_adjoint(length: int, carry_bytes: int, graph_bytes: int) -> str:
-    """`full`, which takes no step twice, while its graphs are small; else whichever of the others needs less memory."""
-    if length * graph_bytes <= GRAPHS:
+def cheapest_adjoint(length: int, carry_bytes: int, graph_bytes: int, room: int = GRAPHS["cpu"]) -> str:
+    """`full`, which takes no step twice, while its graphs fit in `room`; else whichever of the others needs less memory."""
+    if length * graph_bytes <= room:
         return "full"
     root = math.ceil(math.sqrt(length))
     recompute, checkpoint = length * carry_bytes + graph_bytes, root * (carry_bytes + graph_bytes)
@@ -107,6 +109,7 @@ class _Measured:
         alone: int,
     ) -> None:  # fmt: skip
         self.engine, self.network, self.config, self.alone = engine, network, config, alone
+        self.kind = "cuda" if engine.device.startswith("cuda") else "cpu"
         self.many = config.outer.networks > 1 or config.network.source == "random"
         samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
         self.shapes = ((samples, *dataset.input_shape), (samples, outputs))
@@ -128,7 +131,7 @@ class _Measured:
         for way, step in steps.items():
             seconds[way] = self._seconds(step, min(seconds.values(), default=math.inf))
         best = min(seconds.values())
-        if self.engine.compile == "auto" and self.alone * best > LONG and has_compiler(self.engine):
+        if self.engine.compile == "auto" and self.alone * best > LONG[self.kind] and has_compiler(self.engine):
             way = ("max", min(seconds, key=lambda way: seconds[way])[1])
             steps[way] = self._step(*way)
             seconds[way] = self._seconds(steps[way], best)
@@ -147,7 +150,9 @@ class _Measured:
             return [self.engine.layout]
         if not any(isinstance(m, nn.Conv2d) for m in self.network.module.modules()):
             return ["blocked"]
-        if self.engine.device != "cpu" or self.engine.compile not in ("auto", "trace"):
+        if self.engine.device != "cpu":
+            return ["blocked", "im2col"]
+        if self.engine.compile not in ("auto", "trace"):
             return list(LAYOUTS)
         start, (x, y) = self.network.flatten(), self._samples()
         word = TracedStep(self.network, self.config.inner).measured_layout(start, x, y)
@@ -170,9 +175,10 @@ class _Measured:
         rate = torch.full((), 0.01, device=start.device)
         carry = step.begin(start if networks is None else start.expand(networks, -1).clone())
         slope = tuple(torch.ones_like(t) for t in carry)
+        run = _there_and_back(step, carry, x, y, rate, slope)
         for _ in range(6):
             began = _now(start)
-            step.record(carry, x, y, rate, 0)[1](slope)
+            run()
             spent = _now(start) - began
             shortest = min(shortest, spent)
             if spent > max(_PATIENCE, 2 * best / parts):
@@ -213,6 +219,21 @@ class _Measured:
         x, y = (torch.empty(shape, device=start.device) for shape in self.shapes)
         graphs = step.graphs(step.begin(start), x, y, torch.zeros((), device=start.device))
         return 4 * self.network.size if graphs is None else graphs.saved_bytes
+
+
+def _there_and_back(step: InnerStep, carry: Carry, x: Tensor, y: Tensor, rate: Tensor, slope: Carry) -> Callable[[], object]:
+    """A step and its reverse, as they will run: on a GPU recorded, if that is how."""
+
+    def launched(*_: Tensor) -> tuple[Tensor, ...]:
+        before, d_x, d_y, d_rate = step.record(carry, x, y, rate, 0)[1](slope)
+        return *before, d_x, d_y, d_rate
+
+    if not isinstance(step, CapturedStep):
+        return launched
+    try:
+        return Captured(launched, [rate])
+    except Exception:  # whatever cannot be recorded: `CapturedStep` says so as soon as it runs
+        return launched
 
 
 def _remembered(measured: _Measured) -> _Found:

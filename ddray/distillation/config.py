@@ -209,3 +209,4 @@ class EngineConfig(Record):
     networks: Literal["auto", "loop", "batch"] = "auto"  # several networks one after another, or side by side
     chunk: Annotated[int, Number, Field(ge=0, le=1_000_000)] = 0  # real examples at a time; 0: 128 on a CPU, else all
     bfloat16: bool = False  # the outer forward pass in mixed precision
+    tf32: bool = False  # on a GPU, products and convolutions with ten bits of each factor's mantissa

@@ -21,7 +21,7 @@ from ddray.distillation.labels import initial_labels, sample_classes
 from ddray.distillation.problem import check_problem
 from ddray.distillation.real import RealBatches, class_averages, real_samples
 from ddray.distillation.streams import NETWORKS, NetworkSet, generator, seed_of
-from ddray.distillation.unroll import Synthetic, differentiate
+from ddray.distillation.unroll import Synthetic
 from ddray.errors import Diverged
 
 
@@ -100,10 +100,7 @@ class Distiller:
         for index, (step, start) in enumerate(self._groups()):
             dropout, window = seed_of(self.seed, "dropout", self.step, index), self._window(index)
             try:
-                value, slope = differentiate(
-                    step, start, seen, self.order, batch, dropout,
-                    adjoint=self._engine.adjoint, window=window, outer=self._engine.outer,
-                )  # fmt: skip
+                value, slope = self._engine.differentiate(step, start, seen, self.order, batch, dropout, window)
             except Diverged as diverged:
                 raise Diverged(diverged.what, self.step, diverged.inner_step) from None
             loss += value.sum().item() / networks

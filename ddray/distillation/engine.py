@@ -6,8 +6,10 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddray.distillation.captured import CapturedStep
 from ddray.distillation.config import EngineConfig, InnerConfig
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.keys import parse
-from ddray.distillation.outer import OuterLoss
+from ddray.distillation.outer import OuterLoss, RealBatch
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
-from ddray.distillation.unroll import Adjoint
+from ddray.distillation.unroll import Adjoint, Synthetic, differentiate
 from ddray.errors import RequestError
 from ddray.networks import Network
 
@@ -53,6 +56,14 @@ class Engine:
         """What is trained."""
         return self.step.network
 
+    def differentiate(
+        self, step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, seed: int, window: range
+    ) -> tuple[Tensor, Synthetic]:
+        """`ddray.distillation.unroll.differentiate` in this engine's way: losses, and their gradient."""
+        if isinstance(step, CapturedStep):
+            return step.differentiate(start, synthetic, order, batch, adjoint=self.adjoint, window=window, outer=self.outer)
+        return differentiate(step, start, synthetic, order, batch, seed, adjoint=self.adjoint, window=window, outer=self.outer)
+
     def groups(self, starts: Iterable[Tensor]) -> Iterator[tuple[InnerStep, Tensor]]:
         """Initial weights [P] as they are to be trained: alone, or stacked [k, P], each with the step for it."""
         if self.several is None:
@@ -73,19 +84,31 @@ def make_engine(network: Network, inner: InnerConfig | None = None, config: Engi
     config = config or EngineConfig()
     check_compile(config)
     layout = "blocked" if config.layout == "auto" else config.layout
+    written, compiled = config.compile in ("off", "auto"), config.compile == "max"
+    on_card = next(network.module.parameters()).is_cuda
+    if on_card:
+        set_arithmetic(tf32=config.tf32)
 
     def step(*, several: bool) -> InnerStep:
-        if config.compile in ("off", "auto"):
+        if written:
             return InnerStep(network, inner, several=several, layout=layout)
-        return TracedStep(network, inner, several=several, layout=layout, compiled=config.compile == "max")
+        kind = CapturedStep if on_card and not network.stochastic else TracedStep
+        return kind(network, inner, several=several, layout=layout, compiled=compiled)
 
     batch = config.networks == "batch" and network.takes_company
+    outer = OuterLoss if written else partial(TracedOuterLoss, compiled=compiled)
     return Engine(
         step(several=False),
         step(several=True) if batch else None,
-        (OuterLoss if config.compile in ("off", "auto") else TracedOuterLoss)(network, config.chunk, config.bfloat16),
+        outer(network, config.chunk, config.bfloat16),
         "recompute" if config.adjoint == "auto" else config.adjoint,
     )
+
+
+def set_arithmetic(*, tf32: bool) -> None:
+    """How a GPU computes in float32, for this process: with all its bits unless asked, and the same from run to run."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.deterministic = True
 
 
 def engine_for_scores(network: Network, inner: InnerConfig, recorded: Mapping[str, Any], steps: int) -> Engine:
@@ -135,14 +158,16 @@ def resolve_device(device: str, key: str = "engine.device") -> str:
 def check_compile(config: EngineConfig) -> None:
     """Refuse `max` where there is nothing to compile with."""
     if config.compile == "max" and not has_compiler(config):
-        allowed = "auto, off or trace: this machine has no C++ compiler ($CXX, else g++), or not the headers of Python"
+        needs = "C compiler ($CC, else gcc), or not Triton" if config.device.startswith("cuda") else "C++ compiler ($CXX, else g++)"
+        allowed = f"auto, off or trace: this machine has no {needs}, or not the headers of Python"
         raise RequestError("engine.compile", "max", allowed)
 
 
 def has_compiler(config: EngineConfig) -> bool:
-    """Whether inductor finds what it compiles with: its C++ compiler and Python.h for a CPU; for a GPU it brings its own."""
-    if config.device.startswith("cuda"):
-        return True
+    """Whether inductor finds what it compiles with: a compiler, Python.h, and for a GPU Triton."""
     headers = Path(sysconfig.get_path("include")) / "Python.h"
+    if config.device.startswith("cuda"):
+        found = any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
+        return found and headers.is_file() and find_spec("triton") is not None
     usual = "clang++" if sys.platform == "darwin" else "g++"
     return headers.is_file() and shutil.which(os.environ.get("CXX", usual)) is not None

@@ -212,15 +212,22 @@ def alive_at_once(graph: fx.GraphModule, kept: Sequence[fx.Node] = ()) -> int:
 
 def compiled(graphs: Graphs, given: Sequence[Tensor], width: int) -> Graphs:
     """The same through inductor, run once on what the step is given, so that what fails does so here."""
-    # Layouts are ours to choose; calls from C++ rather than Python are most of what there is to gain on a CPU.
-    options: dict[str, Any] = {"cpp_wrapper": True, "layout_optimization": False} if not given[0].is_cuda else {}
-
-    def through_inductor(graph: Graph) -> Graph:
-        made: Graph = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
-        return made
-
-    forward, record, reverse = map(through_inductor, (graphs.forward, graphs.record, graphs.reverse))
-    forward(*given)
+    forward = compiled_alone(graphs.forward, *given)
+    record = _through_inductor(graphs.record, given[0])
     found = record(*given)
-    reverse(*found[width:], *map(torch.zeros_like, given[:width]))
+    reverse = compiled_alone(graphs.reverse, *found[width:], *map(torch.zeros_like, given[:width]))
     return Graphs(forward, record, reverse, graphs.saved_bytes)
+
+
+def compiled_alone(graph: Graph, *given: Tensor) -> Graph:
+    """A graph through inductor, run once."""
+    made = _through_inductor(graph, given[0])
+    made(*given)
+    return made
+
+
+def _through_inductor(graph: Graph, like: Tensor) -> Graph:
+    # Layouts are ours to choose; calls from C++ rather than Python are most of what there is to gain on a CPU.
+    options: dict[str, Any] = {"cpp_wrapper": True, "layout_optimization": False} if not like.is_cuda else {}
+    made: Graph = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
+    return made

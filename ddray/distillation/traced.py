@@ -10,13 +10,14 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
 
 from ddray.distillation.config import InnerConfig
-from ddray.distillation.graphs import Graphs, compiled, split, trace
+from ddray.distillation.graphs import Graph, Graphs, compiled, compiled_alone, split, trace
 from ddray.distillation.inner import Carry, InnerStep, Pullback, vjp
 from ddray.distillation.kernels import assign, measure
 from ddray.distillation.layout import LAYOUTS, convolutions
@@ -107,7 +108,7 @@ class TracedStep(InnerStep):
         try:
             return compiled(graphs, given, width)
         except Exception as error:  # whatever goes wrong in a compiler
-            warnings.warn(f"{_called(self.network)} cannot be compiled ({_reason(error)}): its graphs run as traced", stacklevel=2)
+            warnings.warn(f"{called(self.network)} cannot be compiled ({reason(error)}): its graphs run as traced", stacklevel=2)
             return graphs
 
     def _joint(self, given: Sequence[Tensor], width: int) -> fx.GraphModule:
@@ -123,20 +124,36 @@ class TracedStep(InnerStep):
             return trace(step_and_reverse, *given, *map(torch.empty_like, given[:width]))
 
 
+@dataclass(frozen=True)
 class TracedOuterLoss(OuterLoss):
-    """`OuterLoss` by graphs."""
+    """`OuterLoss` by graphs.
+
+    Attributes:
+        compiled: on a GPU, graphs go through inductor; on a CPU that gains nothing here.
+
+    """
+
+    compiled: bool = False
 
     def piece(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and gradient on examples that pass together."""
         shapes = tuple((tuple(t.shape), t.dtype, t.device) for t in (weights, x, y))
-        graph = _kept((self.network.identity, self.bfloat16, shapes), self.network, lambda: self._trace(weights, x, y))
+        key = (self.network.identity, self.bfloat16, self.compiled, shapes)
+        graph = _kept(key, self.network, lambda: self._trace(weights, x, y))
         if graph is None:
             return super().piece(weights, x, y)
         loss, gradient = graph(weights, x, y)
         return loss, gradient
 
-    def _trace(self, weights: Tensor, x: Tensor, y: Tensor) -> fx.GraphModule:
-        return trace(self.function, weights, x, y)
+    def _trace(self, weights: Tensor, x: Tensor, y: Tensor) -> Graph:
+        graph: Graph = trace(self.function, weights, x, y)
+        if not self.compiled or not weights.is_cuda:
+            return graph
+        try:
+            return compiled_alone(graph, weights, x, y)
+        except Exception as error:  # whatever goes wrong in a compiler
+            warnings.warn(f"{called(self.network)} cannot be compiled ({reason(error)}): its graphs run as traced", stacklevel=2)
+            return graph
 
     def function(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """What is traced: `OuterLoss.piece` in a form that can be."""
@@ -157,11 +174,13 @@ def _tried(make: Callable[[], M]) -> M | None:
         return None
 
 
-def _called(network: Network) -> str:
+def called(network: Network) -> str:
+    """What a network is to its user."""
     return type(network.module).__name__
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why something failed, on one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -176,7 +195,7 @@ def _kept(key: tuple[Any, ...], network: Network, make: Callable[[], Any]) -> An
     try:
         _graphs[key] = make()
     except Exception as error:  # whatever a user's network does that a graph cannot hold
-        warnings.warn(f"{_called(network)} cannot be traced ({_reason(error)}): it runs as written", stacklevel=2)
+        warnings.warn(f"{called(network)} cannot be traced ({reason(error)}): it runs as written", stacklevel=2)
         _graphs[key] = None
     if len(_graphs) > _KEPT:
         _graphs.popitem(last=False)

@@ -88,14 +88,31 @@ def differentiate(
 
     """
     window = window or range(len(order))
+    carry = advance(step, step.begin(start), synthetic, order, seed, range(window.start))
+    weights, loss, slope = there_and_back(
+        step, carry, synthetic, order, batch, seed, adjoint=adjoint, window=window, outer=outer or OuterLoss(step.network)
+    )
+    require_finite(step, start, synthetic, order, seed, weights)
+    return loss, slope
+
+
+def there_and_back(
+    step: InnerStep, carry: Carry, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, seed: int, *,
+    adjoint: Adjoint, window: range, outer: OuterLoss,
+) -> tuple[Tensor, Tensor, Synthetic]:  # fmt: skip
+    """Through a window and back, from the carry before it; no number is asked of the device, so that a GPU is kept busy.
+
+    Returns:
+        The weights after the window's last step, the outer loss, and its gradient.
+
+    """
     parts = segments(window, adjoint)
-    begun = [advance(step, step.begin(start), synthetic, order, seed, range(window.start))]
+    begun = [carry]
     for part in parts[:-1]:
         begun.append(advance(step, begun[-1], synthetic, order, seed, part))
     d_inputs, d_labels = torch.zeros_like(synthetic.inputs), torch.zeros_like(synthetic.labels)
     d_rates = torch.zeros_like(synthetic.rates)
-    loss: Tensor | None = None
-    slope: Carry = ()
+    weights, loss, slope = carry[0], carry[0], carry
     for part in reversed(parts):
         carry, pullbacks = begun.pop(), []
         for t in part:
@@ -103,17 +120,16 @@ def differentiate(
             given = (carry, synthetic.inputs[s], synthetic.labels[s], synthetic.rates[t])
             carry, pullback = step.record(*given, seed + t)
             pullbacks.append(pullback)
-        if loss is None:
-            _require_finite(step, start, synthetic, order, seed, carry[0])
-            loss, d_weights = (outer or OuterLoss(step.network))(carry[0], batch)
+        if part is parts[-1]:
+            weights = carry[0]
+            loss, d_weights = outer(weights, batch)
             slope = (d_weights, *map(torch.zeros_like, carry[1:]))
         for t in reversed(part):
             slope, d_x, d_y, d_rate = pullbacks.pop()(slope)
             d_inputs[order[t]] += d_x
             d_labels[order[t]] += d_y
             d_rates[t] = d_rate
-    assert loss is not None
-    return loss, Synthetic(d_inputs, d_labels, d_rates)
+    return weights, loss, Synthetic(d_inputs, d_labels, d_rates)
 
 
 def segments(window: range, adjoint: Adjoint) -> list[range]:
@@ -127,9 +143,15 @@ def segment_length(steps: int, adjoint: Adjoint) -> int:
     return {"full": steps, "recompute": 1, "checkpoint": math.ceil(math.sqrt(steps))}[adjoint]
 
 
-def _require_finite(
+def require_finite(
     step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], seed: int, weights: Tensor
 ) -> None:
+    """Say at which step the training from `start` [P] lost its finite weights, if those after it are not.
+
+    Raises:
+        Diverged: an inner weight is no longer finite.
+
+    """
     # What is not finite stays so, hence one look at the end; only then is it worth asking where it began.
     if not torch.isfinite(weights).all():
         carry, done = step.begin(start), 0

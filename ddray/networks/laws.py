@@ -54,9 +54,12 @@ def initialise(module: nn.Module, law: Law, gain: float, generator: torch.Genera
 def _reset(module: nn.Module, generator: torch.Generator) -> None:
     # reset_parameters knows only torch's global generator: lend it a seed of ours and give it back as it was.
     seed = int(torch.randint(2**62, (), generator=generator))
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    module.cpu()  # where one seed means the same weights for every device
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for layer in module.modules():
             reset = getattr(layer, "reset_parameters", None)
             if callable(reset):
                 reset()
+    module.to(device)

@@ -31,14 +31,14 @@ def mlp(input_shape: tuple[int, ...], outputs: int, width: int = 8) -> nn.Module
     return nn.Sequential(nn.Flatten(), nn.Linear(size, width), nn.ReLU(), nn.Linear(width, outputs))
 
 
-def blobs(classes: int = 3, members: int = 60, seed: int = 0) -> Dataset:
-    """`members` training examples of each class, 4×4 pixels, one bright quarter or edge per class; half as many to test."""
+def blobs(classes: int = 3, members: int = 60, seed: int = 0, size: int = 4) -> Dataset:
+    """`members` training examples of each class, `size`² pixels, some of them bright, each class its own; half as many to test."""
     g = torch.Generator().manual_seed(seed)
-    patterns = torch.rand(classes, 1, 4, 4, generator=g).round() * 180
+    patterns = torch.rand(classes, 1, size, size, generator=g).round() * 180
 
     def draw(count: int) -> tuple[torch.Tensor, torch.Tensor]:
         y = torch.arange(classes).repeat(count)
-        noise = torch.rand(len(y), 1, 4, 4, generator=g) * 75
+        noise = torch.rand(len(y), 1, size, size, generator=g) * 75
         return (patterns[y] + noise).to(torch.uint8), y
 
     return Dataset(*draw(members), *draw(members // 2), name="blobs")

@@ -1,0 +1,127 @@
+"""An outer step on a GPU, recorded once and replayed: what a small network asks of it is over before it could be asked for more.
+
+The thousands of small operations of an unroll and its reverse are launched once while CUDA writes them down (a CUDA graph);
+from then on one call launches them all, on new numbers in the same places of memory.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddray.distillation.inner import Carry
+from ddray.distillation.outer import OuterLoss, RealBatch
+from ddray.distillation.traced import TracedStep, called, reason
+from ddray.distillation.unroll import Adjoint, Synthetic, advance, require_finite, there_and_back
+
+_Function = Callable[..., Sequence[Tensor]]
+
+
+class Captured:
+    """A function of tensors on a GPU as one CUDA graph.
+
+    It may ask no number of the device. What it gives is overwritten by the next call.
+
+    Args:
+        function: called twice: to warm up, and to be recorded.
+        given: what it is called with; later calls bring tensors of the same shapes.
+
+    """
+
+    def __init__(self, function: _Function, given: Sequence[Tensor]) -> None:
+        self._given = [t.detach().clone() for t in given]
+        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):  # libraries make themselves at home, which cannot be recorded
+            function(*self._given)
+        here.wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._found = tuple(function(*self._given))
+
+    def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """The function of new tensors; without any, of the last ones."""
+        if given:
+            torch._foreach_copy_(self._given, list(given))
+        self._graph.replay()
+        return self._found
+
+
+class CapturedStep(TracedStep):
+    """`TracedStep` of a network on a GPU that draws no random numbers. Where capturing fails, it says so once and launches."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.launched = TracedStep(*args, **settings)
+        self._captured: dict[Any, Captured | None] = {}
+
+    @torch.no_grad()
+    def forward(self, carry: Carry, x: Tensor, y: Tensor, rate: Tensor, seed: int) -> Carry:
+        """The carry after a step."""
+
+        def function(*flat: Tensor) -> Carry:
+            *before, x, y, rate = flat
+            return self.launched.forward(tuple(before), x, y, rate, seed)
+
+        found = self._replayed("step", function, [*carry, x, y, rate])
+        return function(*carry, x, y, rate) if found is None else tuple(t.clone() for t in found)
+
+    @torch.no_grad()
+    def differentiate(
+        self, start: Tensor, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, *,
+        adjoint: Adjoint, window: range, outer: OuterLoss,
+    ) -> tuple[Tensor, Synthetic]:  # fmt: skip
+        """As `ddray.distillation.unroll.differentiate`, the window and its way back as one piece."""
+        carry = advance(self, self.begin(start), synthetic, order, 0, range(window.start))
+        # One recording is for windows wherever they begin, so their minibatches are handed over in their order.
+        whole = len(window) == len(order)
+        seen = synthetic if whole else _gathered(synthetic, order, window)
+        seen_order = tuple(order) if whole else tuple(range(len(window)))
+
+        def function(*flat: Tensor) -> tuple[Tensor, ...]:
+            *before, inputs, labels, rates, x, y = flat
+            weights, loss, slope = there_and_back(
+                self.launched, tuple(before), Synthetic(inputs, labels, rates), seen_order, RealBatch(x, y), 0,
+                adjoint=adjoint, window=range(len(seen_order)), outer=outer,
+            )  # fmt: skip
+            return weights, loss, slope.inputs, slope.labels, slope.rates
+
+        given = [*carry, seen.inputs, seen.labels, seen.rates, batch.x, batch.y]
+        found = self._replayed((seen_order, adjoint, outer), function, given) or function(*given)
+        require_finite(self.launched, start, synthetic, order, 0, found[0])
+        loss, *slopes = (t.clone() for t in found[1:])
+        return loss, Synthetic(*slopes) if whole else _scattered(Synthetic(*slopes), synthetic, order, window)
+
+    def _replayed(self, what: Any, function: _Function, given: list[Tensor]) -> tuple[Tensor, ...] | None:
+        """What a function gives by its recording, made if it is new; None where it cannot be recorded."""
+        key = (what, tuple((tuple(t.shape), t.dtype) for t in given))
+        if key not in self._captured:
+            try:
+                self._captured[key] = Captured(function, given)
+            except Exception as error:  # whatever a user's network does that a recording cannot hold
+                text = f"{called(self.network)} cannot be captured ({reason(error)}): it is launched bit by bit"
+                warnings.warn(text, stacklevel=2)
+                self._captured[key] = None
+        captured = self._captured[key]
+        return None if captured is None else captured(*given)
+
+
+def _gathered(synthetic: Synthetic, order: Sequence[int], window: range) -> Synthetic:
+    """The minibatches of a window's steps in their order."""
+    chosen = torch.tensor([order[t] for t in window], device=synthetic.inputs.device)
+    rates = synthetic.rates[window.start : window.stop]
+    return Synthetic(synthetic.inputs[chosen], synthetic.labels[chosen], rates)
+
+
+def _scattered(slopes: Synthetic, synthetic: Synthetic, order: Sequence[int], window: range) -> Synthetic:
+    """Gradients of a window's minibatches as those of the set; step by step, for sums in no order differ in their last bits."""
+    found = Synthetic(*(torch.zeros_like(t) for t in (synthetic.inputs, synthetic.labels, synthetic.rates)))
+    for i, t in enumerate(window):
+        found.inputs[order[t]] += slopes.inputs[i]
+        found.labels[order[t]] += slopes.labels[i]
+    found.rates[window.start : window.stop] = slopes.rates
+    return found
