@@ -90,7 +90,7 @@ class PlainAutograd(Distiller):
     def _outer_step(self) -> None:
         synthetic, batch = self.synthetic(), self.batches.at(self.step)
         seen = Synthetic(synthetic.inputs.detach(), synthetic.labels.detach(), synthetic.rates.detach())
-        loss, slope = by_autograd(self._engine.step, self._start(0), seen, self.order, batch)
+        loss, slope = by_autograd(self._engine.step, self._start(self.step, 0), seen, self.order, batch)
         self._update(synthetic, [slope.inputs, slope.labels, slope.rates])
         self.loss = loss.item()
         self.step += 1

@@ -1,8 +1,4 @@
-"""An outer step on a GPU, recorded once and replayed: what a small network asks of it is over before it could be asked for more.
-
-The thousands of small operations of an unroll and its reverse are launched once while CUDA writes them down (a CUDA graph);
-from then on one call launches them all, on new numbers in the same places of memory.
-"""
+"""The unroll and its reverse on a GPU, as one recording (`ddray.distillation.cuda_graph`)."""
 
 from __future__ import annotations
 
@@ -13,42 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddray.distillation.cuda_graph import Captured
 from ddray.distillation.inner import Carry
 from ddray.distillation.outer import OuterLoss, RealBatch
 from ddray.distillation.traced import TracedStep, called, reason
-from ddray.distillation.unroll import Adjoint, Synthetic, advance, require_finite, there_and_back
-
-_Function = Callable[..., Sequence[Tensor]]
-
-
-class Captured:
-    """A function of tensors on a GPU as one CUDA graph.
-
-    It may ask no number of the device. What it gives is overwritten by the next call.
-
-    Args:
-        function: called twice: to warm up, and to be recorded.
-        given: what it is called with; later calls bring tensors of the same shapes.
-
-    """
-
-    def __init__(self, function: _Function, given: Sequence[Tensor]) -> None:
-        self._given = [t.detach().clone() for t in given]
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):  # libraries make themselves at home, which cannot be recorded
-            function(*self._given)
-        here.wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._found = tuple(function(*self._given))
-
-    def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
-        """The function of new tensors; without any, of the last ones."""
-        if given:
-            torch._foreach_copy_(self._given, list(given))
-        self._graph.replay()
-        return self._found
+from ddray.distillation.unroll import Adjoint, Synthetic, advance, there_and_back
 
 
 class CapturedStep(TracedStep):
@@ -71,11 +36,11 @@ class CapturedStep(TracedStep):
         return function(*carry, x, y, rate) if found is None else tuple(t.clone() for t in found)
 
     @torch.no_grad()
-    def differentiate(
+    def unrolled(
         self, start: Tensor, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, *,
         adjoint: Adjoint, window: range, outer: OuterLoss,
-    ) -> tuple[Tensor, Synthetic]:  # fmt: skip
-        """As `ddray.distillation.unroll.differentiate`, the window and its way back as one piece."""
+    ) -> tuple[Tensor, Tensor, Synthetic]:  # fmt: skip
+        """As `ddray.distillation.unroll.unrolled`, the window and its way back as one piece."""
         carry = advance(self, self.begin(start), synthetic, order, 0, range(window.start))
         # One recording is for windows wherever they begin, so their minibatches are handed over in their order.
         whole = len(window) == len(order)
@@ -92,11 +57,10 @@ class CapturedStep(TracedStep):
 
         given = [*carry, seen.inputs, seen.labels, seen.rates, batch.x, batch.y]
         found = self._replayed((seen_order, adjoint, outer), function, given) or function(*given)
-        require_finite(self.launched, start, synthetic, order, 0, found[0])
-        loss, *slopes = (t.clone() for t in found[1:])
-        return loss, Synthetic(*slopes) if whole else _scattered(Synthetic(*slopes), synthetic, order, window)
+        weights, loss, *slopes = (t.clone() for t in found)
+        return weights, loss, Synthetic(*slopes) if whole else _scattered(Synthetic(*slopes), synthetic, order, window)
 
-    def _replayed(self, what: Any, function: _Function, given: list[Tensor]) -> tuple[Tensor, ...] | None:
+    def _replayed(self, what: Any, function: Callable[..., Sequence[Tensor]], given: list[Tensor]) -> tuple[Tensor, ...] | None:
         """What a function gives by its recording, made if it is new; None where it cannot be recorded."""
         key = (what, tuple((tuple(t.shape), t.dtype) for t in given))
         if key not in self._captured:

@@ -11,7 +11,6 @@ import math
 import os
 import platform
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,14 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from ddray.data import Dataset, RealData
-from ddray.distillation.captured import Captured, CapturedStep
+from ddray.distillation.captured import CapturedStep
 from ddray.distillation.config import DistillConfig, EngineConfig
+from ddray.distillation.cuda_graph import Captured, now
 from ddray.distillation.engine import QUICK, has_compiler, make_engine, resolve_device
 from ddray.distillation.inner import CARRIES, Carry, InnerStep
 from ddray.distillation.layout import LAYOUTS
 from ddray.distillation.problem import check_problem
 from ddray.distillation.streams import generator
-from ddray.distillation.traced import TracedStep
+from ddray.distillation.traced import TracedOuterLoss, TracedStep
 from ddray.networks import Network
 
 PLAIN: dict[str, str] = {"compile": "off", "layout": "blocked", "networks": "loop", "adjoint": "recompute"}
@@ -46,12 +46,13 @@ _PATIENCE = 1.0  # seconds: what takes longer is timed once, and not in a layout
 
 @dataclass(frozen=True)
 class _Found:
-    """What was measured: the fastest way, and the bytes that its graph of one step holds."""
+    """What was measured: the fastest way, the bytes that its graph of one step holds, and kernels for the outer loss."""
 
     compile: str
     layout: str
     networks: str
     saved_bytes: int
+    outer_layout: str = "blocked"
 
 
 def settle(
@@ -89,6 +90,9 @@ def settle(
         )
     chosen = {"compile": found.compile, "layout": found.layout, "networks": found.networks}
     chosen["adjoint"] = cheapest_adjoint(config.seen_steps, carry, found.saved_bytes, GRAPHS[kind])
+    if "layout" in left_open:
+        left_open.add("outer_layout")
+        chosen["outer_layout"] = found.outer_layout
     return engine.model_copy(update={key: chosen[key] for key in left_open})
 
 
@@ -114,12 +118,13 @@ class _Measured:
         samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
         self.shapes = ((samples, *dataset.input_shape), (samples, outputs))
         self.timed = min(samples, _ENOUGH)
+        no_matter = {"adjoint", "threads"} | ({"chunk", "bfloat16", "tf32", "outer_layout"} if self.kind == "cpu" else set())
         self.name = json.dumps(
             [
                 torch.__version__, platform.node(), os.cpu_count(), torch.get_num_threads(), *_card(engine.device), arch,
                 config.network.args,
                 network.shapes, self.shapes, config.inner.model_dump(), self.many, alone,
-                has_compiler(engine), engine.model_dump(exclude={"adjoint", "chunk", "bfloat16", "threads"}),
+                has_compiler(engine), engine.model_dump(exclude=no_matter), *([config.outer.batch] if self.kind == "cuda" else []),
             ],
             sort_keys=True,
         )  # fmt: skip
@@ -137,12 +142,24 @@ class _Measured:
             seconds[way] = self._seconds(steps[way], best)
             best = min(seconds.values())
         way = next(way for way in steps if seconds[way] * _MARGIN <= best)
-        return _Found(*way, self._networks(steps[way], seconds[way]), self._saved(way))
+        return _Found(*way, self._networks(steps[way], seconds[way]), self._saved(way), self._outer_layout(way[0]))
+
+    def _outer_layout(self, compiled: str) -> str:
+        """Kernels for the outer loss on a GPU; a CPU takes the batch in parts, for which its usual ones are the best."""
+        if self.kind == "cpu" or compiled == "off" or self.engine.layout != "auto":
+            return "blocked"
+        outer = TracedOuterLoss(self.network, self.engine.chunk, self.engine.bfloat16)
+        size = outer.chunk_size(self.config.outer.batch, on_card=True)
+        draw = generator("choose", "batch")
+        x = torch.randn((size, *self.shapes[0][1:]), generator=draw).to(self.engine.device)
+        y = torch.zeros(size, dtype=torch.int64, device=x.device)
+        word = outer.measured_layout(self.network.flatten(), x, y)
+        return word if word.strip("B") else "blocked"
 
     def _ways(self) -> Iterator[tuple[tuple[str, str], InnerStep]]:
         compiles = ["off", "trace"] if self.engine.compile == "auto" else [self.engine.compile]
         for layout in self._layouts():
-            for compiled in compiles if layout in LAYOUTS else ["trace"]:
+            for compiled in compiles if layout in LAYOUTS else [compiles[-1]]:
                 yield (compiled, layout), self._step(compiled, layout)
 
     def _layouts(self) -> list[str]:
@@ -150,13 +167,12 @@ class _Measured:
             return [self.engine.layout]
         if not any(isinstance(m, nn.Conv2d) for m in self.network.module.modules()):
             return ["blocked"]
-        if self.engine.device != "cpu":
-            return ["blocked", "im2col"]
-        if self.engine.compile not in ("auto", "trace"):
-            return list(LAYOUTS)
+        ways = list(LAYOUTS) if self.kind == "cpu" else ["blocked"]  # the others are kernels of a CPU
+        if self.engine.compile == "off" or (self.engine.compile == "max" and self.kind == "cpu"):
+            return ways
         start, (x, y) = self.network.flatten(), self._samples()
         word = TracedStep(self.network, self.config.inner).measured_layout(start, x, y)
-        return [*LAYOUTS, word] if word.strip("B") else list(LAYOUTS)
+        return [*ways, word] if word.strip("B") else ways
 
     def _samples(self) -> list[Tensor]:
         draw = generator("choose")
@@ -177,9 +193,9 @@ class _Measured:
         slope = tuple(torch.ones_like(t) for t in carry)
         run = _there_and_back(step, carry, x, y, rate, slope)
         for _ in range(6):
-            began = _now(start)
+            began = now(start.device)
             run()
-            spent = _now(start) - began
+            spent = now(start.device) - began
             shortest = min(shortest, spent)
             if spent > max(_PATIENCE, 2 * best / parts):
                 break
@@ -270,9 +286,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _now(like: Tensor) -> float:
-    if like.is_cuda:
-        torch.cuda.synchronize(like.device)
-    return time.perf_counter()

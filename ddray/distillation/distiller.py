@@ -18,10 +18,11 @@ from ddray.distillation.engine import make_engine, resolve_device
 from ddray.distillation.evaluate import Judge, Score, known_starts, starts_to_score
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.labels import initial_labels, sample_classes
+from ddray.distillation.outer import RealBatch
 from ddray.distillation.problem import check_problem
 from ddray.distillation.real import RealBatches, class_averages, real_samples
 from ddray.distillation.streams import NETWORKS, NetworkSet, generator, seed_of
-from ddray.distillation.unroll import Synthetic
+from ddray.distillation.unroll import Synthetic, require_finite
 from ddray.errors import Diverged
 
 
@@ -74,6 +75,7 @@ class Distiller:
         self._optimiser = self._make_optimiser()
         self._clip = Clip(config.outer)
         self._judge: Judge | None = None
+        self._ahead: dict[int, tuple[RealBatch, list[Tensor]]] = {}
         self.step = 0
         self.loss = math.nan
         self.best: Best | None = None
@@ -94,37 +96,47 @@ class Distiller:
 
     def _outer_step(self) -> None:
         synthetic = self.synthetic()
-        batch, networks = self.batches.at(self.step), self.config.outer.networks
+        batch, starts = self._ahead.pop(self.step) if self.step in self._ahead else self._begin(self.step)
         seen = Synthetic(synthetic.inputs.detach(), synthetic.labels.detach(), synthetic.rates.detach())
-        totals, loss = [torch.zeros_like(t) for t in (seen.inputs, seen.labels, seen.rates)], 0.0
-        for index, (step, start) in enumerate(self._groups()):
+        totals = [torch.zeros_like(t) for t in (seen.inputs, seen.labels, seen.rates)]
+        networks, trained, total = self.config.outer.networks, [], torch.zeros((), device=self.device)
+        for index, (step, start) in enumerate(self._groups(starts)):
             dropout, window = seed_of(self.seed, "dropout", self.step, index), self._window(index)
+            weights, losses, slope = self._engine.unrolled(step, start, seen, self.order, batch, dropout, window)
+            trained.append((step, start, dropout, weights))
+            total += losses.sum() / networks
+            for part, gradient in zip(totals, (slope.inputs, slope.labels, slope.rates), strict=True):
+                part += gradient / networks
+        if self.device.type == "cuda":  # while it computes, the next step is drawn
+            self._ahead[self.step + 1] = self._begin(self.step + 1)
+        for step, start, dropout, weights in trained:
             try:
-                value, slope = self._engine.differentiate(step, start, seen, self.order, batch, dropout, window)
+                require_finite(step, start, seen, self.order, dropout, weights)
             except Diverged as diverged:
                 raise Diverged(diverged.what, self.step, diverged.inner_step) from None
-            loss += value.sum().item() / networks
-            for total, part in zip(totals, (slope.inputs, slope.labels, slope.rates), strict=True):
-                total += part / networks
+        loss = total.item()
         self._require_finite(loss, totals)
         self._update(synthetic, totals)
         self.loss = loss
         self.step += 1
         self._average.follow(self.step)
 
-    def _groups(self) -> Iterator[tuple[InnerStep, Tensor]]:
-        """Initial weights of this outer step's networks, alone or together; those with windows of their own go alone."""
-        starts = map(self._start, range(self.config.outer.networks))
+    def _begin(self, step: int) -> tuple[RealBatch, list[Tensor]]:
+        """The real batch of an outer step, and the initial weights of its networks."""
+        return self.batches.at(step), [self._start(step, index) for index in range(self.config.outer.networks)]
+
+    def _groups(self, starts: list[Tensor]) -> Iterator[tuple[InnerStep, Tensor]]:
+        """Networks alone or together; those with windows of their own go alone."""
         if self.config.outer.window is None:
             return self._engine.groups(starts)
         return ((self._engine.step, start) for start in starts)
 
-    def _start(self, index: int) -> Tensor:
-        """Initial weights of network `index` of this outer step."""
+    def _start(self, step: int, index: int) -> Tensor:
+        """Initial weights of network `index` of an outer step."""
         if self.known is not None:
-            return self.known[(self.step * self.config.outer.networks + index) % len(self.known)]
+            return self.known[(step * self.config.outer.networks + index) % len(self.known)]
         law = self.config.network
-        return self.network.draw(law.law, law.gain, generator(self.seed, "network", self.step, index))
+        return self.network.draw(law.law, law.gain, generator(self.seed, "network", step, index))
 
     def _window(self, index: int) -> range:
         """The inner steps that the gradient of network `index` goes through: all, or a window that ends at random."""
@@ -136,8 +148,9 @@ class Distiller:
     def _require_finite(self, loss: float, gradients: list[Tensor]) -> None:
         if not math.isfinite(loss):
             raise Diverged("the outer loss", self.step)
-        for name, gradient in zip(("inputs", "labels", "learning rates"), gradients, strict=True):
-            if not bool(torch.isfinite(gradient).all()):
+        finite = torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).tolist()
+        for name, good in zip(("inputs", "labels", "learning rates"), finite, strict=True):
+            if not good:
                 raise Diverged(f"the gradient of the {name}", self.step)
 
     def _update(self, synthetic: Synthetic, gradients: list[Tensor]) -> None:
@@ -203,9 +216,10 @@ class Distiller:
                 self._average.values[name].copy_(state[f"average.{name}"])
             prefix = f"adam.{name}."
             moments = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            # Adam counts its steps on the CPU; the rest lies where the tensor does.
+            # Adam counts its steps on the CPU, unless it is one kernel of a GPU; the rest lies where the tensor does.
+            counts_at = self.device if self._optimiser.defaults["fused"] else "cpu"
             self._optimiser.state[raw] = {
-                key: value.clone() if key == "step" else value.to(self.device, copy=True) for key, value in moments.items()
+                key: value.to(counts_at if key == "step" else self.device, copy=True) for key, value in moments.items()
             }
         self._clip.averages = {key.removeprefix("norm."): state[key] for key in state if key.startswith("norm.")}
         self.best = None
@@ -237,7 +251,7 @@ class Distiller:
             for name, raw in self._raw.items()
             if raw.requires_grad
         ]
-        return torch.optim.Adam(groups, betas=(outer.beta1, outer.beta2))
+        return torch.optim.Adam(groups, betas=(outer.beta1, outer.beta2), fused=self.device.type == "cuda")
 
 
 def materialise(raw: dict[str, Tensor], config: DistillConfig) -> Synthetic:

@@ -23,7 +23,7 @@ from ddray.distillation.inner import InnerStep
 from ddray.distillation.keys import parse
 from ddray.distillation.outer import OuterLoss, RealBatch
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
-from ddray.distillation.unroll import Adjoint, Synthetic, differentiate
+from ddray.distillation.unroll import Adjoint, Synthetic, unrolled
 from ddray.errors import RequestError
 from ddray.networks import Network
 
@@ -56,13 +56,13 @@ class Engine:
         """What is trained."""
         return self.step.network
 
-    def differentiate(
+    def unrolled(
         self, step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, seed: int, window: range
-    ) -> tuple[Tensor, Synthetic]:
-        """`ddray.distillation.unroll.differentiate` in this engine's way: losses, and their gradient."""
+    ) -> tuple[Tensor, Tensor, Synthetic]:
+        """`ddray.distillation.unroll.unrolled` in this engine's way: weights, losses, and the gradient."""
         if isinstance(step, CapturedStep):
-            return step.differentiate(start, synthetic, order, batch, adjoint=self.adjoint, window=window, outer=self.outer)
-        return differentiate(step, start, synthetic, order, batch, seed, adjoint=self.adjoint, window=window, outer=self.outer)
+            return step.unrolled(start, synthetic, order, batch, adjoint=self.adjoint, window=window, outer=self.outer)
+        return unrolled(step, start, synthetic, order, batch, seed, adjoint=self.adjoint, window=window, outer=self.outer)
 
     def groups(self, starts: Iterable[Tensor]) -> Iterator[tuple[InnerStep, Tensor]]:
         """Initial weights [P] as they are to be trained: alone, or stacked [k, P], each with the step for it."""
@@ -96,7 +96,7 @@ def make_engine(network: Network, inner: InnerConfig | None = None, config: Engi
         return kind(network, inner, several=several, layout=layout, compiled=compiled)
 
     batch = config.networks == "batch" and network.takes_company
-    outer = OuterLoss if written else partial(TracedOuterLoss, compiled=compiled)
+    outer = OuterLoss if written else partial(TracedOuterLoss, compiled=compiled, layout=config.outer_layout)
     return Engine(
         step(several=False),
         step(several=True) if batch else None,

@@ -8,6 +8,12 @@ convolution of the graph, in order, so that it can be written down and kept:
     P   plain: torch's own kernel
     X   a derivative in two halves: by the input plain, by the weight blocked
     Y   the other way round
+
+On a GPU, where B is cuDNN:
+
+    M   matrix products over patches
+    U   a derivative in two halves: by the input as products, by the weight by cuDNN
+    V   the other way round
 """
 
 from __future__ import annotations
@@ -22,6 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
+from ddray.distillation import products
+from ddray.distillation.cuda_graph import Captured, now
 from ddray.distillation.layout import pair
 
 _aten = torch.ops.aten
@@ -36,8 +44,11 @@ def assign(graph: fx.Graph, letters: str) -> None:
     """Compute the graph's convolutions as the letters say; those beyond the word are blocked."""
     for node, letter in zip_longest(_convolutions(graph), letters, fillvalue="B"):
         if isinstance(node, fx.Node):
-            forms = _forms(node.target, node.args)
-            node.target = forms.get(letter, node.target)
+            form = _forms(node.target, [_value(a) for a in node.args]).get(letter, node.target)
+            if letter in "MUV" and callable(form) and form is not node.target:
+                products.inline(graph, node, form)
+            else:
+                node.target = form
 
 
 def measure(graph: fx.GraphModule, given: list[Tensor]) -> str:
@@ -57,22 +68,39 @@ class _Timing(fx.Interpreter):
         if target in (_FORWARD, _BACKWARD):
             forms = _forms(target, args)
             best = dict.fromkeys(forms, float("inf"))
+            runs = {letter: _run(form, args) for letter, form in forms.items()}
             began_at = time.perf_counter()
             while time.perf_counter() - began_at < _SECONDS or min(best.values()) == float("inf"):
-                for letter, form in forms.items():
-                    began = time.perf_counter()
-                    form(*args, **kwargs)
-                    best[letter] = min(best[letter], time.perf_counter() - began)
+                for letter, run in runs.items():
+                    began = now(args[0].device)
+                    run()
+                    best[letter] = min(best[letter], now(args[0].device) - began)
             self.letters.append(min(best, key=lambda letter: best[letter]))
         return super().call_function(target, args, kwargs)
+
+
+def _run(form: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], object]:
+    """A form as it will run: on a GPU recorded, for launching it takes longer than it does."""
+
+    def launched() -> list[Tensor]:
+        found = form(*args)
+        return [part for part in ([found] if isinstance(found, Tensor) else found) if isinstance(part, Tensor)]
+
+    return Captured(launched) if args[0].is_cuda else launched
+
+
+def _value(argument: Any) -> Any:
+    return argument.meta["val"] if isinstance(argument, fx.Node) else argument
 
 
 def _convolutions(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node.op == "call_function" and node.target in (_FORWARD, _BACKWARD)]
 
 
-def _forms(target: Any, args: tuple[Any, ...]) -> dict[str, Callable[..., Any]]:
+def _forms(target: Any, args: Sequence[Any]) -> dict[str, Callable[..., Any]]:
     """What computes a convolution, by letter."""
+    if args[0].device.type == "cuda":
+        return _forms_on_card(target, args)
     if not _has_plain(args, backward=target is _BACKWARD):
         return {"B": target}
     if target is _FORWARD:
@@ -85,6 +113,38 @@ def _forms(target: Any, args: tuple[Any, ...]) -> dict[str, Callable[..., Any]]:
     }
     halves = args[-1][0] and args[-1][1]
     return forms if halves else {letter: forms[letter] for letter in "BP"}
+
+
+def _forms_on_card(target: Any, args: Sequence[Any]) -> dict[str, Callable[..., Any]]:
+    backward = target is _BACKWARD
+    if not _has_plain(args, backward=backward):
+        return {"B": target}
+    if not backward:
+        x, weight, _, stride, padding, _, transposed, *_ = args
+        fits = products.takes(x, weight, stride, padding, turned=transposed)
+        return {"B": _FORWARD, "M": products.forward} if fits else {"B": _FORWARD}
+    slope, x, weight, _, stride, padding, *_, mask = args
+    by_input = mask[0] and products.takes(slope, weight, stride, padding, turned=True)
+    by_weight = mask[1] and products.takes(x, weight, stride, padding)
+    forms: dict[str, Callable[..., Any]] = {"B": _BACKWARD}
+    if by_input == mask[0] and by_weight == mask[1]:
+        forms["M"] = products.backward
+    if mask[0] and mask[1]:
+        forms |= {"U": input_by_products} if by_input else {}
+        forms |= {"V": weight_by_products} if by_weight else {}
+    return forms
+
+
+def input_by_products(*args: Any) -> Any:
+    """A convolution's derivative by its input as matrix products, those by weight and bias by cuDNN."""
+    *same, (_, weight, bias) = args
+    return (products.backward(*same, [True, False, False])[0], *_BACKWARD(*same, [False, weight, bias])[1:])
+
+
+def weight_by_products(*args: Any) -> Any:
+    """The other way round."""
+    *same, (_, weight, bias) = args
+    return (_BACKWARD(*same, [True, False, False])[0], *products.backward(*same, [False, weight, bias])[1:])
 
 
 def plain_forward(*args: Any) -> Any:
@@ -116,7 +176,7 @@ def weight_plain_backward(*args: Any) -> Any:
     return (by_input, *plain_backward(*same, [False, weight, bias])[1:])
 
 
-def _has_plain(node_args: tuple[Any, ...], *, backward: bool) -> bool:
+def _has_plain(node_args: Sequence[Any], *, backward: bool) -> bool:
     """Whether torch's own kernels take a convolution: 2-D, one group, no dilation; no derivative of a transposed one."""
     *_, stride, _, dilation, transposed, _, groups = node_args[: 10 if backward else 9]
     return len(stride) == 2 and groups == 1 and list(dilation) == [1, 1] and not (backward and transposed)

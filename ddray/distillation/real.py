@@ -27,7 +27,9 @@ class RealBatches:
             self._epoch, self._permutation = epoch, torch.randperm(len(self._dataset.train), generator=order)
         chosen = self._permutation[position * self._batch : (position + 1) * self._batch]
         x, y = self._dataset.train.x, self._dataset.train.y
-        x, y = x[chosen.to(x.device)], y[chosen.to(y.device)]
+        if x.is_cuda:
+            chosen = chosen.pin_memory()  # else the copy would wait for all that the GPU still has to do
+        x, y = x[chosen.to(x.device, non_blocking=True)], y[chosen.to(y.device, non_blocking=True)]
         if self._augment:
             device = x.device
             augmentation = torch.Generator(device).manual_seed(seed_of(self._seed, "augmentation", step))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from ddray.distillation.config import InnerConfig
-from ddray.distillation.graphs import Graph, Graphs, compiled, compiled_alone, split, trace
+from ddray.distillation.graphs import Graph, Graphs, compiled, compiled_alone, simplify, split, trace
 from ddray.distillation.inner import Carry, InnerStep, Pullback, vjp
 from ddray.distillation.kernels import assign, measure
 from ddray.distillation.layout import LAYOUTS, convolutions
@@ -101,7 +101,7 @@ class TracedStep(InnerStep):
     def _trace(self, given: Sequence[Tensor], width: int) -> Graphs:
         joint = self._joint(given, width)
         if self.layout not in LAYOUTS:
-            assign(joint.graph, self.layout)
+            _by_word(joint, self.layout)
         graphs = split(joint, len(given), width)
         if not self.compiled:
             return graphs
@@ -130,15 +130,17 @@ class TracedOuterLoss(OuterLoss):
 
     Attributes:
         compiled: on a GPU, graphs go through inductor; on a CPU that gains nothing here.
+        layout: a word of the kernels of its convolutions.
 
     """
 
     compiled: bool = False
+    layout: str = "blocked"
 
     def piece(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and gradient on examples that pass together."""
         shapes = tuple((tuple(t.shape), t.dtype, t.device) for t in (weights, x, y))
-        key = (self.network.identity, self.bfloat16, self.compiled, shapes)
+        key = (self.network.identity, self.bfloat16, self.compiled, self.layout, shapes)
         graph = _kept(key, self.network, lambda: self._trace(weights, x, y))
         if graph is None:
             return super().piece(weights, x, y)
@@ -146,7 +148,9 @@ class TracedOuterLoss(OuterLoss):
         return loss, gradient
 
     def _trace(self, weights: Tensor, x: Tensor, y: Tensor) -> Graph:
-        graph: Graph = trace(self.function, weights, x, y)
+        graph = trace(self.function, weights, x, y)
+        if self.layout not in LAYOUTS:
+            _by_word(graph, self.layout)
         if not self.compiled or not weights.is_cuda:
             return graph
         try:
@@ -154,6 +158,11 @@ class TracedOuterLoss(OuterLoss):
         except Exception as error:  # whatever goes wrong in a compiler
             warnings.warn(f"{called(self.network)} cannot be compiled ({reason(error)}): its graphs run as traced", stacklevel=2)
             return graph
+
+    def measured_layout(self, weights: Tensor, x: Tensor, y: Tensor) -> str:
+        """The word of the fastest kernels for the loss on examples that pass together; empty without a trace."""
+        graph = _tried(lambda: trace(self.function, weights, x, y))
+        return measure(graph, [weights, x, y]) if graph is not None else ""
 
     def function(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """What is traced: `OuterLoss.piece` in a form that can be."""
@@ -164,6 +173,12 @@ class TracedOuterLoss(OuterLoss):
 
         gradient, (_, losses) = torch.func.grad_and_value(summed, has_aux=True)(weights)
         return losses, gradient
+
+
+def _by_word(graph: fx.GraphModule, letters: str) -> None:
+    assign(graph.graph, letters)
+    simplify(graph.graph)
+    graph.recompile()
 
 
 def _tried(make: Callable[[], M]) -> M | None:

@@ -70,6 +70,24 @@ def differentiate(
 ) -> tuple[Tensor, Synthetic]:  # fmt: skip
     """The loss of a network trained from `start` [P], and its gradient with respect to the set.
 
+    Raises:
+        Diverged: an inner weight is no longer finite.
+
+    """
+    window, outer = window or range(len(order)), outer or OuterLoss(step.network)
+    weights, loss, slope = unrolled(
+        step, start, synthetic, order, batch, seed, adjoint=adjoint, window=window, outer=outer
+    )
+    require_finite(step, start, synthetic, order, seed, weights)
+    return loss, slope
+
+
+def unrolled(
+    step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, seed: int, *,
+    adjoint: Adjoint, window: range, outer: OuterLoss,
+) -> tuple[Tensor, Tensor, Synthetic]:  # fmt: skip
+    """The same without looking whether weights are finite: no number is asked of the device, so that a GPU is kept busy.
+
     Args:
         step: the inner step, in whatever form it is computed.
         start: initial weights [P], or [k, P] of k networks: then losses are [k], and the gradient is that of their sum.
@@ -80,32 +98,22 @@ def differentiate(
         adjoint: what memory is spent on.
         window: train up to its last step only, and see the steps in it alone: a window drawn at random for every outer step
             is cheaper than the whole unroll and spares the gradient the chaos of long training, but it is another
-            estimator (RaT-BPTT: Feng et al., "Embarrassingly Simple Dataset Distillation", 2024). None: all steps.
+            estimator (RaT-BPTT: Feng et al., "Embarrassingly Simple Dataset Distillation", 2024).
         outer: the loss to judge by.
 
-    Raises:
-        Diverged: an inner weight is no longer finite.
+    Returns:
+        The weights after the window's last step, the outer loss, and its gradient.
 
     """
-    window = window or range(len(order))
     carry = advance(step, step.begin(start), synthetic, order, seed, range(window.start))
-    weights, loss, slope = there_and_back(
-        step, carry, synthetic, order, batch, seed, adjoint=adjoint, window=window, outer=outer or OuterLoss(step.network)
-    )
-    require_finite(step, start, synthetic, order, seed, weights)
-    return loss, slope
+    return there_and_back(step, carry, synthetic, order, batch, seed, adjoint=adjoint, window=window, outer=outer)
 
 
 def there_and_back(
     step: InnerStep, carry: Carry, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, seed: int, *,
     adjoint: Adjoint, window: range, outer: OuterLoss,
 ) -> tuple[Tensor, Tensor, Synthetic]:  # fmt: skip
-    """Through a window and back, from the carry before it; no number is asked of the device, so that a GPU is kept busy.
-
-    Returns:
-        The weights after the window's last step, the outer loss, and its gradient.
-
-    """
+    """Through a window and back, from the carry before it."""
     parts = segments(window, adjoint)
     begun = [carry]
     for part in parts[:-1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
@@ -33,6 +34,15 @@ def _fill(law: Law, gain: float) -> _Fill:
 
 
 @torch.no_grad()
+def drawn(module: nn.Module, law: Law, gain: float, generator: torch.Generator) -> Tensor:
+    """Fresh weights for `module`, which keeps its own, as one vector on the CPU: those that `initialise` would give it."""
+    if law == "default":
+        return torch.cat([p.reshape(-1) for p in _reset(module, generator).parameters()])
+    fill = _fill(law, gain)
+    return torch.cat([_drawn(name, p, fill, generator).reshape(-1) for name, p in module.named_parameters()])
+
+
+@torch.no_grad()
 def initialise(module: nn.Module, law: Law, gain: float, generator: torch.Generator) -> None:
     """Draw fresh weights for `module` in place, from `generator` (on the CPU) alone.
 
@@ -40,26 +50,32 @@ def initialise(module: nn.Module, law: Law, gain: float, generator: torch.Genera
     layer's own `reset_parameters`, which draws its biases too. The weights stay on their device.
     """
     if law == "default":
-        _reset(module, generator)
+        fresh = _reset(module, generator)
+        for parameter, value in zip(module.parameters(), fresh.parameters(), strict=True):
+            parameter.copy_(value)
         return
     fill = _fill(law, gain)
     for name, parameter in module.named_parameters():
-        if parameter.dim() >= 2:
-            # Drawn on the CPU, so that one seed means the same weights on every device.
-            parameter.copy_(fill(torch.empty(parameter.shape, dtype=parameter.dtype), generator=generator))
-        else:
-            parameter.fill_(0.0 if name.rsplit(".", 1)[-1].startswith("bias") else 1.0)
+        parameter.copy_(_drawn(name, parameter, fill, generator))
 
 
-def _reset(module: nn.Module, generator: torch.Generator) -> None:
+def _drawn(name: str, parameter: Tensor, fill: _Fill, generator: torch.Generator) -> Tensor:
+    """Drawn on the CPU, so that one seed means the same weights on every device."""
+    fresh = torch.empty(parameter.shape, dtype=parameter.dtype)
+    if parameter.dim() >= 2:
+        return fill(fresh, generator=generator)
+    return fresh.fill_(0.0 if name.rsplit(".", 1)[-1].startswith("bias") else 1.0)
+
+
+def _reset(module: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy of the module on the CPU, reset: there one seed means the same weights for every device."""
+    fresh = copy.deepcopy(module).cpu()
     # reset_parameters knows only torch's global generator: lend it a seed of ours and give it back as it was.
     seed = int(torch.randint(2**62, (), generator=generator))
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    module.cpu()  # where one seed means the same weights for every device
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        for layer in module.modules():
+        for layer in fresh.modules():
             reset = getattr(layer, "reset_parameters", None)
             if callable(reset):
                 reset()
-    module.to(device)
+    return fresh

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ddray.errors import RequestError
 from ddray.networks.image import AlexCifarNet, ConvNet3, LeNet
 from ddray.networks.large import AlexNet, ResNet18
-from ddray.networks.laws import Law, initialise
+from ddray.networks.laws import Law, drawn
 from ddray.networks.text import TextConvNet, TextConvNet2, TextLSTM1, TextLSTM2, TextRNN1, TextRNN2, Transformer
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -128,8 +128,10 @@ class Network:
 
     def draw(self, law: Law, gain: float, generator: torch.Generator) -> Tensor:
         """A fresh weight vector [size] from the law, on the module's device; `generator` lives on the CPU."""
-        initialise(self.module, law, gain, generator)
-        return self.flatten()
+        weights = drawn(self.module, law, gain, generator)
+        if not next(self.module.parameters()).is_cuda:
+            return weights
+        return weights.pin_memory().to(next(self.module.parameters()).device, non_blocking=True)
 
     def flatten(self) -> Tensor:
         """The module's own parameters as one detached vector [size]."""

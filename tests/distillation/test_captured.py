@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ddray.distillation import traced
-from ddray.distillation.captured import Captured, CapturedStep
+from ddray.distillation.captured import CapturedStep
 from ddray.distillation.choose import settle
 from ddray.distillation.config import DistillConfig, EngineConfig, InnerConfig
+from ddray.distillation.cuda_graph import Captured
 from ddray.distillation.distiller import Distiller
 from ddray.distillation.engine import has_compiler, make_engine, set_arithmetic
 from ddray.distillation.inner import InnerStep
@@ -45,6 +46,13 @@ def on_card(name: str, dtype: torch.dtype = torch.float64) -> tuple[Network, Ten
     return network, weights.cuda(), moved, RealBatch(batch.x.cuda(), batch.y.cuda())
 
 
+def unrolled(
+    step: CapturedStep, start: Tensor, synthetic: Synthetic, batch: RealBatch, adjoint: Adjoint, window: range, outer: OuterLoss
+) -> tuple[Tensor, Synthetic]:
+    _, *found = step.unrolled(start, synthetic, ORDER, batch, adjoint=adjoint, window=window, outer=outer)
+    return found[0], found[1]
+
+
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "dropout"])
 @pytest.mark.parametrize(("dtype", "rtol"), FLOATS)
 def test_captured_equals_plain_and_so_do_new_numbers(name: str, dtype: torch.dtype, rtol: float) -> None:
@@ -54,7 +62,7 @@ def test_captured_equals_plain_and_so_do_new_numbers(name: str, dtype: torch.dty
         start = scale * weights
         seen = Synthetic(scale * synthetic.inputs, synthetic.labels, scale * synthetic.rates)
         expected = differentiate(InnerStep(network), start, seen, ORDER, batch)
-        found = step.differentiate(start, seen, ORDER, batch, adjoint="full", window=WHOLE, outer=outer)
+        found = unrolled(step, start, seen, batch, "full", WHOLE, outer)
         check_equal(found, expected, rtol)
     assert len(step._captured) == 1 and all(step._captured.values())
 
@@ -67,7 +75,7 @@ def test_every_optimiser_adjoint_and_window_is_captured(optimiser: str, adjoint:
     config, outer = InnerConfig(optimiser=optimiser), OuterLoss(network)
     expected = differentiate(InnerStep(network, config), weights, synthetic, ORDER, batch, window=window)
     step = CapturedStep(network, config)
-    found = step.differentiate(weights, synthetic, ORDER, batch, adjoint=adjoint, window=window, outer=outer)
+    found = unrolled(step, weights, synthetic, batch, adjoint, window, outer)
     check_equal(found, expected, 1e-10)
 
 
@@ -77,7 +85,7 @@ def test_one_recording_serves_windows_wherever_they_begin() -> None:
     for begin in (0, 1, 2):
         window = range(begin, begin + 2)
         expected = differentiate(InnerStep(network), weights, synthetic, ORDER, batch, window=window)
-        found = step.differentiate(weights, synthetic, ORDER, batch, adjoint="full", window=window, outer=outer)
+        found = unrolled(step, weights, synthetic, batch, "full", window, outer)
         check_equal(found, expected, 1e-10)
     assert len(step._captured) == 2  # the window, and the step that leads to it
 
@@ -88,7 +96,7 @@ def test_several_networks_are_captured_together_and_trained_for_scores() -> None
     step, plain = CapturedStep(network, several=True), InnerStep(network, several=True)
     expected = differentiate(plain, starts, synthetic, ORDER, batch)
     outer = OuterLoss(network)
-    found = step.differentiate(starts, synthetic, ORDER, batch, adjoint="recompute", window=WHOLE, outer=outer)
+    found = unrolled(step, starts, synthetic, batch, "recompute", WHOLE, outer)
     check_equal(found, expected, 1e-10)
     trained = train_as_distilled(step, starts, synthetic, ORDER)
     torch.testing.assert_close(trained, train_as_distilled(plain, starts, synthetic, ORDER), rtol=1e-10, atol=1e-12)
@@ -102,7 +110,7 @@ def test_what_goes_through_inductor_is_captured_too() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, and that no reduced precision was asked for
         step, outer = CapturedStep(network, compiled=True), TracedOuterLoss(network, compiled=True)
-        found = step.differentiate(weights, synthetic, ORDER, batch, adjoint="full", window=WHOLE, outer=outer)
+        found = unrolled(step, weights, synthetic, batch, "full", WHOLE, outer)
     check_equal(found, expected, 1e-4)
     assert all(step._captured.values())
 
@@ -111,8 +119,8 @@ def test_dropout_is_not_captured_and_its_masks_follow_from_the_seed() -> None:
     network, weights, synthetic, batch = on_card("dropout")
     engine = make_engine(network, config=EngineConfig(device="cuda", compile="trace"))
     assert type(engine.step) is TracedStep
-    found = engine.differentiate(engine.step, weights, synthetic, ORDER, batch, 7, WHOLE)
-    check_equal(found, differentiate(InnerStep(network), weights, synthetic, ORDER, batch, 7))
+    _, *found = engine.unrolled(engine.step, weights, synthetic, ORDER, batch, 7, WHOLE)
+    check_equal(tuple(found), differentiate(InnerStep(network), weights, synthetic, ORDER, batch, 7))
 
 
 def test_what_asks_the_device_cannot_be_recorded_says_so_and_harms_no_other() -> None:
@@ -124,7 +132,7 @@ def test_what_asks_the_device_cannot_be_recorded_says_so_and_harms_no_other() ->
 
     with pytest.warns(UserWarning, match="cannot be captured"):
         assert step._replayed("asks", asks, [weights]) is None
-    found = step.differentiate(weights, synthetic, ORDER, batch, adjoint="full", window=WHOLE, outer=OuterLoss(network))
+    found = unrolled(step, weights, synthetic, batch, "full", WHOLE, OuterLoss(network))
     check_equal(found, differentiate(InnerStep(network), weights, synthetic, ORDER, batch))
 
 
@@ -135,13 +143,14 @@ def test_a_recording_is_of_what_it_was_given_last() -> None:
 
 
 def test_divergence_is_found_where_it_happens() -> None:
-    network, weights, synthetic, batch = on_card("LeNet")
-    broken = Synthetic(synthetic.inputs, synthetic.labels, torch.tensor([0.1, 0.1, torch.inf, 0.1]).double().cuda())
+    engine = EngineConfig(device="cuda", compile="trace", adjoint="full", layout="blocked", networks="loop")
+    config = DistillConfig.from_flat(QUICK | {"synthetic.lr": 1e30})
+    distiller = Distiller(blobs(), ARCH, config, engine=engine)
+    before = distiller.synthetic_now()
     with pytest.raises(Diverged) as caught:
-        CapturedStep(network).differentiate(
-            weights, broken, ORDER, batch, adjoint="full", window=WHOLE, outer=OuterLoss(network)
-        )
-    assert caught.value.inner_step == 3
+        distiller.advance(3)
+    assert (caught.value.outer_step, caught.value.what) == (0, "an inner weight") and caught.value.inner_step
+    assert torch.equal(before.inputs, distiller.synthetic_now().inputs)
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
@@ -182,6 +191,18 @@ def test_one_seed_means_the_same_weights_on_every_device(law: str) -> None:
     drawn = [n.draw(law, 1.0, torch.Generator().manual_seed(3)).cpu() for n in (cpu, card)]  # type: ignore[arg-type]
     assert torch.equal(*drawn)
     assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+@pytest.mark.parametrize("name", ["LeNet", "AlexCifarNet", "batch norm"])
+def test_a_measured_word_computes_the_same(name: str) -> None:
+    network, weights, synthetic, batch = on_card(name)
+    word = TracedStep(network).measured_layout(weights, synthetic.inputs[0], synthetic.labels[0])
+    assert word and set(word) <= set("BMUV")
+    outer_word = TracedOuterLoss(network).measured_layout(weights, batch.x, batch.y)
+    expected = differentiate(InnerStep(network), weights, synthetic, ORDER, batch)
+    for letters in ((word, outer_word), ("M" * len(word), "M" * len(outer_word))):
+        step, outer = CapturedStep(network, layout=letters[0]), TracedOuterLoss(network, layout=letters[1])
+        check_equal(unrolled(step, weights, synthetic, batch, "full", WHOLE, outer), expected)
 
 
 def test_auto_is_settled_by_timing_recordings() -> None:

@@ -208,7 +208,7 @@ def test_baselines_choose_their_rate_on_validation_and_report_all_splits() -> No
 def test_networks_that_do_not_stay_finite_are_told_as_diverged() -> None:
     run, data = distiller(), blobs()
     broken = replace(run.synthetic_now(), rates=torch.full((len(run.order),), 1e30))
-    starts = run._start(0).expand(3, -1).unbind()
+    starts = run._start(0, 0).expand(3, -1).unbind()
     score = Judge(data, "validation").score(make_engine(run.network), starts, broken, run.order)
     assert (score.mean, score.n, score.diverged) == (0.0, 3, 3) and "3 of 3 diverged" in str(score)
     assert run.score().diverged == 0

@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ddray.distillation import kernels
-from ddray.distillation.graphs import trace
+from ddray.distillation import kernels, products
+from ddray.distillation.graphs import simplify, trace
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.kernels import ComparedPools, assign, compare_in_pools, measure, pool_by_comparisons
 from ddray.distillation.outer import OuterLoss, RealBatch
@@ -41,6 +42,51 @@ def test_every_letter_computes_the_same(letter: str) -> None:
     assert ("slow" in graph.code or "plain" in graph.code) == (letter != "B")
     for found, wanted in zip(graph(*given), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("letter", "stride"), [("M", 1), ("M", 2), ("U", 1), ("V", 1), ("V", 2)])  # U has none of stride 2
+def test_every_letter_of_a_gpu_computes_the_same(letter: str, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_forms", kernels._forms_on_card)
+    g = torch.Generator().manual_seed(0)
+    shapes = ((2, 3, 9, 8), (4, 3, 3, 2), (4,), (4, 2, 3, 3))
+    given = [torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes]
+
+    def both(x: Tensor, w: Tensor, b: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        def summed(*given: Tensor) -> Tensor:
+            x, w, b, v = given
+            return F.conv_transpose2d(F.conv2d(x, w, b, stride, 1).tanh(), v, padding=1).square().sum()
+
+        def squared(*given: Tensor) -> Tensor:
+            return sum(g.square().sum() for g in torch.func.grad(summed, (0, 1, 2, 3))(*given))
+
+        gradients: tuple[Tensor, ...] = torch.func.grad(squared, (0, 1, 2, 3))(x, w, b, v)
+        return gradients
+
+    graph = trace(both, *given)
+    expected, convolutions = graph(*given), graph.code.count("convolution")
+    assign(graph.graph, 40 * letter)
+    simplify(graph.graph)
+    graph.recompile()
+    assert graph.code.count("bmm") > 0 and graph.code.count("convolution") < convolutions
+    for found, wanted in zip(graph(*given), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_networks_by_products_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_forms", kernels._forms_on_card)
+    for name in ("LeNet", "AlexCifarNet", "batch norm"):
+        network, weights, synthetic, batch = problem(name)
+        expected = differentiate(InnerStep(network), weights, synthetic, ORDER, batch, 7)
+        outer = TracedOuterLoss(network, layout="MMMMMM")
+        found = differentiate(TracedStep(network, layout=30 * "M"), weights, synthetic, ORDER, batch, 7, outer=outer)
+        check_equal(found, expected)
+
+
+def test_large_patches_are_not_tried() -> None:
+    with FakeTensorMode():
+        x, w = torch.empty(1024, 128, 32, 32), torch.empty(128, 128, 3, 3)
+    assert products.takes(x[:10], w, [1, 1], [1, 1]) and not products.takes(x, w, [1, 1], [1, 1])
+    assert products.takes(x[:10], w, [2, 2], [1, 1]) and not products.takes(x[:10], w, [2, 2], [1, 1], turned=True)
 
 
 @pytest.mark.parametrize("name", ["LeNet", "AlexCifarNet", "batch norm"])

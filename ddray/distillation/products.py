@@ -1,0 +1,95 @@
+"""Convolutions as matrix products over patches, inside a graph: for few or single channels a GPU is far quicker with these.
+
+Each is written out in elementary operations, so that convolutions of one input share its patches, and a compiler sees through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+LARGEST = 2**29
+"""Bytes of patches from which on a product is not tried."""
+
+
+def patches(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """What a kernel sees of x [N, C, H, W] at each of its places: [N, C · h · w, places]."""
+    if any(padding):
+        x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    seen = x.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1])  # [N, C, rows, columns, h, w]
+    return seen.permute(0, 1, 4, 5, 2, 3).reshape(len(x), x.shape[1] * kernel[0] * kernel[1], seen.shape[2] * seen.shape[3])
+
+
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int],
+    _dilation: Sequence[int], transposed: bool, *_: Any,
+) -> Tensor:  # fmt: skip
+    """`aten.convolution` without dilation and groups; a transposed one, which must have stride 1, by the kernel turned around."""
+    if transposed:
+        weight = weight.transpose(0, 1).flip(2, 3)
+        padding = [k - 1 - p for k, p in zip(weight.shape[2:], padding, strict=True)]
+    kernel = weight.shape[2:]
+    rows, columns = ((x.shape[i + 2] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2))
+    kernels = weight.flatten(1).expand(len(x), -1, -1)
+    out = torch.bmm(kernels, patches(x, kernel, stride, padding)).view(len(x), len(weight), rows, columns)
+    return out if bias is None else out + bias[:, None, None]
+
+
+def backward(
+    slope: Tensor, x: Tensor, weight: Tensor, _bias: Any, stride: Sequence[int], padding: Sequence[int], *rest: Any,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """`aten.convolution_backward`; the derivative by the input must be of stride 1."""
+    dilation, *_, mask = rest
+    by_input = forward(slope, weight, None, stride, padding, dilation, True) if mask[0] else None
+    by_weight = None
+    if mask[1]:
+        seen = patches(x, weight.shape[2:], stride, padding)
+        by_weight = torch.bmm(slope.flatten(2), seen.transpose(1, 2)).sum(0).view(weight.shape)
+    return by_input, by_weight, slope.sum((0, 2, 3)) if mask[2] else None
+
+
+def takes(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], *, turned: bool = False) -> bool:
+    """Whether the products of x and a kernel are of a kind and size worth a try; `turned`: of a kernel turned around."""
+    kernel = weight.shape[2:]
+    if turned and (list(stride) != [1, 1] or any(p >= k for p, k in zip(padding, kernel, strict=True))):
+        return False
+    places = 1
+    for i in range(2):
+        pad = kernel[i] - 1 - padding[i] if turned else padding[i]
+        places *= (x.shape[i + 2] + 2 * pad - kernel[i]) // stride[i] + 1
+    return x.shape[0] * x.shape[1] * kernel.numel() * places * x.element_size() <= LARGEST
+
+
+def inline(graph: fx.Graph, node: fx.Node, form: Callable[..., Any]) -> None:
+    """Put the operations of a form in a node's place."""
+    sources = [a for a in node.args if isinstance(a, fx.Node)]
+
+    def of_tensors(*tensors: Tensor) -> Any:
+        remaining = iter(tensors)
+        return form(*(next(remaining) if isinstance(a, fx.Node) else a for a in node.args))
+
+    made: dict[fx.Node, Any] = {}
+    body = make_fx(of_tensors)(*(source.meta["val"] for source in sources)).graph
+    found: Any = None
+    with graph.inserting_before(node):
+        given = iter(sources)
+        for inner in body.nodes:
+            if inner.op == "placeholder":
+                made[inner] = next(given)
+            elif inner.op == "output":
+                found = fx.map_arg(inner.args[0], lambda n: made[n])
+            else:
+                made[inner] = graph.node_copy(inner, lambda n: made[n])
+    if isinstance(found, fx.Node):
+        node.replace_all_uses_with(found)
+    else:
+        for user in list(node.users):  # getitem
+            part = found[user.args[1]]
+            user.replace_all_uses_with(part)
+            graph.erase_node(user)
+    graph.erase_node(node)
