@@ -2,9 +2,10 @@
 
     python benchmarks/memory.py             LeNet for T = 30 and 300 by every adjoint, AlexCifarNet, ConvNet3
     python benchmarks/memory.py --large     ResNet-18 at 32×32 and AlexNet at 224×224
+    python benchmarks/memory.py --device cuda
 
 On noise in the shapes of the data. A figure is the most that a process of its own had resident over two outer steps, with its
-imports.
+imports; on a GPU, the most that torch's allocator had reserved, without what CUDA itself takes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,13 +35,14 @@ class Row:
     batch: int
     adjoint: str
     compile: str = "off"
+    device: str = "cpu"
 
     def problem(self) -> tuple[Dataset, DistillConfig, EngineConfig]:
         """Its data, configuration and engine."""
         count, draw = self.batch + 200, generator("memory benchmark")
         x, y = torch.randint(256, (count, *self.shape), generator=draw, dtype=torch.uint8), torch.arange(count) % 10
         flat = {"synthetic.steps": 1, "synthetic.epochs": self.inner, "outer.batch": self.batch, "synthetic.lr": 1e-4}
-        engine = {"device": "cpu", "threads": 1, "layout": "blocked", "networks": "loop"}
+        engine = {"device": self.device, "threads": 1, "layout": "blocked", "networks": "loop"}
         return (
             Dataset(x, y, x[:50], y[:50], name="noise"),
             DistillConfig.from_flat(flat),
@@ -50,12 +52,14 @@ class Row:
     def predicted(self) -> float:
         """MB by the preflight."""
         dataset, config, engine = self.problem()
-        return (footprint(dataset, self.arch, config, engine).total + PROCESS) / 2**20
+        return (footprint(dataset, self.arch, config, engine).total + (PROCESS if self.device == "cpu" else 0)) / 2**20
 
     def measured(self) -> float:
         """MB that this process has had resident after two outer steps."""
         dataset, config, engine = self.problem()
         Distiller(dataset, self.arch, config, engine=engine).advance(2)
+        if self.device != "cpu":
+            return torch.cuda.max_memory_reserved() / 2**20
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
 
@@ -74,9 +78,10 @@ def main() -> None:
     """Print a table, or (as a child) one figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="the large networks")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    rows = LARGE_ROWS if arguments.large else ROWS
+    rows = [replace(row, device=arguments.device) for row in (LARGE_ROWS if arguments.large else ROWS)]
     if arguments.one is not None:
         print(rows[arguments.one].measured())
         return
@@ -92,6 +97,7 @@ def main() -> None:
             "--one",
             str(number),
             *(["--large"] if arguments.large else []),
+            *("--device", arguments.device),
         ]
         measured = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         predicted = row.predicted()

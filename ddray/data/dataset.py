@@ -197,7 +197,9 @@ class Dataset:
         return crop_flip(x, generator) if self.augmentation == "crop_flip" else x
 
     def _per_channel(self, values: Sequence[float], x: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=x.device).view(-1, *([1] * (x.dim() - 2)))
+        found = torch.tensor(values, dtype=torch.float32).view(-1, *([1] * (x.dim() - 2)))
+        # Else the copy would wait for all that a GPU still has to do.
+        return found.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else found.to(x.device)
 
 
 def _split(name: str, x: Array | Tensor, y: Array | Tensor) -> Split:

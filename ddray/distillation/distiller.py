@@ -35,6 +35,16 @@ class Best:
     raw: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A network of an outer step, or several side by side: where it began and where it came."""
+
+    step: InnerStep
+    start: Tensor
+    dropout: int
+    weights: Tensor
+
+
 class Distiller:
     """One distillation, advanced step by step.
 
@@ -103,19 +113,13 @@ class Distiller:
         for index, (step, start) in enumerate(self._groups(starts)):
             dropout, window = seed_of(self.seed, "dropout", self.step, index), self._window(index)
             weights, losses, slope = self._engine.unrolled(step, start, seen, self.order, batch, dropout, window)
-            trained.append((step, start, dropout, weights))
+            trained.append(_Trained(step, start, dropout, weights))
             total += losses.sum() / networks
             for part, gradient in zip(totals, (slope.inputs, slope.labels, slope.rates), strict=True):
                 part += gradient / networks
         if self.device.type == "cuda":  # while it computes, the next step is drawn
             self._ahead[self.step + 1] = self._begin(self.step + 1)
-        for step, start, dropout, weights in trained:
-            try:
-                require_finite(step, start, seen, self.order, dropout, weights)
-            except Diverged as diverged:
-                raise Diverged(diverged.what, self.step, diverged.inner_step) from None
-        loss = total.item()
-        self._require_finite(loss, totals)
+        loss = self._require_finite(total, totals, trained, seen)
         self._update(synthetic, totals)
         self.loss = loss
         self.step += 1
@@ -145,13 +149,24 @@ class Distiller:
         end = int(torch.randint(length, steps + 1, (), generator=drawn))
         return range(end - length, end)
 
-    def _require_finite(self, loss: float, gradients: list[Tensor]) -> None:
-        if not math.isfinite(loss):
+    def _require_finite(
+        self, loss: Tensor, gradients: list[Tensor], trained: list[_Trained], synthetic: Synthetic
+    ) -> float:
+        """The loss, if it, the weights that it was taken at and its gradients are all finite; the device is asked once."""
+        found = torch.stack([loss, *(torch.isfinite(t).all() for t in [one.weights for one in trained] + gradients)]).tolist()
+        value, finite = found[0], found[1:]
+        for one, good in zip(trained, finite, strict=False):
+            if not good:
+                try:
+                    require_finite(one.step, one.start, synthetic, self.order, one.dropout, one.weights)
+                except Diverged as diverged:
+                    raise Diverged(diverged.what, self.step, diverged.inner_step) from None
+        if not math.isfinite(value):
             raise Diverged("the outer loss", self.step)
-        finite = torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).tolist()
-        for name, good in zip(("inputs", "labels", "learning rates"), finite, strict=True):
+        for name, good in zip(("inputs", "labels", "learning rates"), finite[len(trained) :], strict=True):
             if not good:
                 raise Diverged(f"the gradient of the {name}", self.step)
+        return float(value)
 
     def _update(self, synthetic: Synthetic, gradients: list[Tensor]) -> None:
         """Carry the gradients of what the loss sees back to the raw tensors, and let Adam step."""

@@ -14,6 +14,12 @@ On a GPU, where B is cuDNN:
     M   matrix products over patches
     U   a derivative in two halves: by the input as products, by the weight by cuDNN
     V   the other way round
+
+and matrix products have letters too:
+
+    B   cuBLAS
+    S   the sum in parts
+    D   term by term
 """
 
 from __future__ import annotations
@@ -36,23 +42,26 @@ _aten = torch.ops.aten
 _FORWARD, _BACKWARD, _POOL = (
     _aten.convolution.default, _aten.convolution_backward.default, _aten.max_pool2d_with_indices.default,
 )  # fmt: skip
+_PRODUCT, _PRODUCT_PLUS = _aten.mm.default, _aten.addmm.default
+_LONG = 64  # terms of a product's sums from which on parts are tried
+_FEW = 2**20  # products of numbers up to which they are tried one by one
 _SECONDS = 0.02  # to spend on the timing of one convolution, if it is not slower than that
 _LARGE = 100_000  # values of an input from which on a pool by comparisons pays
 
 
 def assign(graph: fx.Graph, letters: str) -> None:
-    """Compute the graph's convolutions as the letters say; those beyond the word are blocked."""
-    for node, letter in zip_longest(_convolutions(graph), letters, fillvalue="B"):
+    """Compute the graph's convolutions (on a GPU, its products too) as the letters say; those beyond the word are blocked."""
+    for node, letter in zip_longest(_chosen(graph), letters, fillvalue="B"):
         if isinstance(node, fx.Node):
             form = _forms(node.target, [_value(a) for a in node.args]).get(letter, node.target)
-            if letter in "MUV" and callable(form) and form is not node.target:
+            if letter in "MUVSD" and callable(form) and form is not node.target:
                 products.inline(graph, node, form)
             else:
                 node.target = form
 
 
 def measure(graph: fx.GraphModule, given: list[Tensor]) -> str:
-    """The fastest letter for every convolution of a graph, on values that it is given."""
+    """The fastest letter for all in a graph that has letters, on values that it is given."""
     timing = _Timing(graph)
     with torch.no_grad():
         timing.run(*given)
@@ -65,7 +74,7 @@ class _Timing(fx.Interpreter):
         self.letters: list[str] = []
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if target in (_FORWARD, _BACKWARD):
+        if _has_letters(target, args):
             forms = _forms(target, args)
             best = dict.fromkeys(forms, float("inf"))
             runs = {letter: _run(form, args) for letter, form in forms.items()}
@@ -93,14 +102,23 @@ def _value(argument: Any) -> Any:
     return argument.meta["val"] if isinstance(argument, fx.Node) else argument
 
 
-def _convolutions(graph: fx.Graph) -> list[fx.Node]:
-    return [node for node in graph.nodes if node.op == "call_function" and node.target in (_FORWARD, _BACKWARD)]
+def _chosen(graph: fx.Graph) -> list[fx.Node]:
+    nodes = (node for node in graph.nodes if node.op == "call_function")
+    return [node for node in nodes if _has_letters(node.target, [_value(a) for a in node.args])]
+
+
+def _has_letters(target: Any, args: Sequence[Any]) -> bool:
+    return target in (_FORWARD, _BACKWARD) or (target in (_PRODUCT, _PRODUCT_PLUS) and _on_card(args[-1]))
+
+
+def _on_card(tensor: Tensor) -> bool:
+    return tensor.device.type == "cuda"
 
 
 def _forms(target: Any, args: Sequence[Any]) -> dict[str, Callable[..., Any]]:
-    """What computes a convolution, by letter."""
-    if args[0].device.type == "cuda":
-        return _forms_on_card(target, args)
+    """What computes a convolution or a product, by letter."""
+    if _on_card(args[0]):
+        return _product_forms(target, args) if target in (_PRODUCT, _PRODUCT_PLUS) else _forms_on_card(target, args)
     if not _has_plain(args, backward=target is _BACKWARD):
         return {"B": target}
     if target is _FORWARD:
@@ -113,6 +131,18 @@ def _forms(target: Any, args: Sequence[Any]) -> dict[str, Callable[..., Any]]:
     }
     halves = args[-1][0] and args[-1][1]
     return forms if halves else {letter: forms[letter] for letter in "BP"}
+
+
+def _product_forms(target: Any, args: Sequence[Any]) -> dict[str, Callable[..., Any]]:
+    forms: dict[str, Callable[..., Any]] = {}
+    (rows, length), columns = args[-2].shape, args[-1].shape[1]
+    if products.number_of_parts(length) > 1 and length >= _LONG:
+        forms["S"] = products.in_parts
+    if rows * length * columns <= _FEW:
+        forms["D"] = products.term_by_term
+    if target is _PRODUCT_PLUS:
+        forms = {letter: products.plus(form) for letter, form in forms.items()}
+    return {"B": target, **forms}
 
 
 def _forms_on_card(target: Any, args: Sequence[Any]) -> dict[str, Callable[..., Any]]:

@@ -1,6 +1,7 @@
-"""Convolutions as matrix products over patches, inside a graph: for few or single channels a GPU is far quicker with these.
+"""Convolutions as matrix products over patches, and long thin products in parts, inside a graph.
 
-Each is written out in elementary operations, so that convolutions of one input share its patches, and a compiler sees through.
+A GPU's libraries are made for large layers: of ten images with few channels they let one of its many processors do all the work.
+Each form is written out in elementary operations, so that convolutions of one input share its patches, and a compiler sees through.
 """
 
 from __future__ import annotations
@@ -63,6 +64,27 @@ def takes(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[in
         pad = kernel[i] - 1 - padding[i] if turned else padding[i]
         places *= (x.shape[i + 2] + 2 * pad - kernel[i]) // stride[i] + 1
     return x.shape[0] * x.shape[1] * kernel.numel() * places * x.element_size() <= LARGEST
+
+
+def in_parts(a: Tensor, b: Tensor) -> Tensor:
+    """`aten.mm` of a [m, k] and b [k, n], the sum over k in parts side by side."""
+    parts = number_of_parts(a.shape[1])
+    return torch.bmm(a.unflatten(1, (parts, -1)).transpose(0, 1), b.unflatten(0, (parts, -1))).sum(0)
+
+
+def number_of_parts(length: int) -> int:
+    """The most parts, up to 32, that a sum is split into equally with eight terms or more in each."""
+    return next(parts for parts in range(32, 0, -1) if length % parts == 0 and (parts == 1 or length // parts >= 8))
+
+
+def term_by_term(a: Tensor, b: Tensor) -> Tensor:
+    """`aten.mm` of a [m, k] and b [k, n] as k products of numbers and their sum."""
+    return (a[:, :, None] * b).sum(1)
+
+
+def plus(form: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """`aten.addmm` by a form of `aten.mm`."""
+    return lambda bias, a, b: form(a, b) + bias
 
 
 def inline(graph: fx.Graph, node: fx.Node, form: Callable[..., Any]) -> None:

@@ -144,12 +144,14 @@ def test_a_recording_is_of_what_it_was_given_last() -> None:
 
 def test_divergence_is_found_where_it_happens() -> None:
     engine = EngineConfig(device="cuda", compile="trace", adjoint="full", layout="blocked", networks="loop")
-    config = DistillConfig.from_flat(QUICK | {"synthetic.lr": 1e30})
-    distiller = Distiller(blobs(), ARCH, config, engine=engine)
+    distiller = Distiller(blobs(), ARCH, DistillConfig.from_flat(QUICK), engine=engine)
+    with torch.no_grad():
+        distiller._raw["rates"][2:] = torch.inf
     before = distiller.synthetic_now()
     with pytest.raises(Diverged) as caught:
         distiller.advance(3)
-    assert (caught.value.outer_step, caught.value.what) == (0, "an inner weight") and caught.value.inner_step
+    assert (caught.value.outer_step, caught.value.what) == (0, "an inner weight")
+    assert caught.value.inner_step == 3
     assert torch.equal(before.inputs, distiller.synthetic_now().inputs)
 
 
@@ -158,9 +160,8 @@ def test_the_outer_loss_by_graphs_is_that_of_autograd(bfloat16: bool) -> None:
     network, weights, _, batch = on_card("LeNet", torch.float32)
     loss, slope = OuterLoss(network)(weights, batch)
     found, gradient = TracedOuterLoss(network, bfloat16=bfloat16)(weights, batch)
-    rtol = 0.03 if bfloat16 else 1e-5
-    torch.testing.assert_close(found, loss, rtol=rtol, atol=0)
-    torch.testing.assert_close(gradient, slope, rtol=0, atol=2 * rtol * slope.abs().max().item())
+    assert abs(found - loss) <= (0.03 if bfloat16 else 1e-5) * loss
+    assert (gradient - slope).norm() <= (0.1 if bfloat16 else 1e-5) * slope.norm()
 
 
 @pytest.mark.parametrize("compile", ["off", "trace"])
@@ -197,10 +198,10 @@ def test_one_seed_means_the_same_weights_on_every_device(law: str) -> None:
 def test_a_measured_word_computes_the_same(name: str) -> None:
     network, weights, synthetic, batch = on_card(name)
     word = TracedStep(network).measured_layout(weights, synthetic.inputs[0], synthetic.labels[0])
-    assert word and set(word) <= set("BMUV")
+    assert word and set(word) <= set("BMUVSD")
     outer_word = TracedOuterLoss(network).measured_layout(weights, batch.x, batch.y)
     expected = differentiate(InnerStep(network), weights, synthetic, ORDER, batch)
-    for letters in ((word, outer_word), ("M" * len(word), "M" * len(outer_word))):
+    for letters in ((word, outer_word), *((n * len(word), n * len(outer_word)) for n in "MSD")):
         step, outer = CapturedStep(network, layout=letters[0]), TracedOuterLoss(network, layout=letters[1])
         check_equal(unrolled(step, weights, synthetic, batch, "full", WHOLE, outer), expected)
 

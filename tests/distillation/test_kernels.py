@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ddray.distillation import kernels, products
+from ddray.distillation import kernels, products, traced
 from ddray.distillation.graphs import simplify, trace
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.kernels import ComparedPools, assign, compare_in_pools, measure, pool_by_comparisons
@@ -46,7 +46,7 @@ def test_every_letter_computes_the_same(letter: str) -> None:
 
 @pytest.mark.parametrize(("letter", "stride"), [("M", 1), ("M", 2), ("U", 1), ("V", 1), ("V", 2)])  # U has none of stride 2
 def test_every_letter_of_a_gpu_computes_the_same(letter: str, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_forms", kernels._forms_on_card)
+    monkeypatch.setattr(kernels, "_on_card", lambda _: True)
     g = torch.Generator().manual_seed(0)
     shapes = ((2, 3, 9, 8), (4, 3, 3, 2), (4,), (4, 2, 3, 3))
     given = [torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes]
@@ -73,13 +73,27 @@ def test_every_letter_of_a_gpu_computes_the_same(letter: str, stride: int, monke
 
 
 def test_networks_by_products_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_forms", kernels._forms_on_card)
+    monkeypatch.setattr(kernels, "_on_card", lambda _: True)
     for name in ("LeNet", "AlexCifarNet", "batch norm"):
         network, weights, synthetic, batch = problem(name)
         expected = differentiate(InnerStep(network), weights, synthetic, ORDER, batch, 7)
         outer = TracedOuterLoss(network, layout="MMMMMM")
-        found = differentiate(TracedStep(network, layout=30 * "M"), weights, synthetic, ORDER, batch, 7, outer=outer)
-        check_equal(found, expected)
+        for letter in "MSD":
+            traced._graphs.clear()
+            step = TracedStep(network, layout=60 * letter)
+            check_equal(differentiate(step, weights, synthetic, ORDER, batch, 7, outer=outer), expected)
+
+
+def test_products_in_parts_and_term_by_term_are_products() -> None:
+    g = torch.Generator().manual_seed(0)
+    assert [products.number_of_parts(n) for n in (7, 16, 84, 97, 400, 7840)] == [1, 2, 7, 1, 25, 32]
+    for shape in ((10, 400, 120), (1, 64, 1), (3, 97, 5)):
+        a, b = torch.randn(shape[:2], generator=g).double(), torch.randn(shape[1:], generator=g).double()
+        bias = torch.randn(shape[2], generator=g).double()
+        for form in (products.in_parts, products.term_by_term):
+            torch.testing.assert_close(form(a, b), a @ b, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(form(b.T, a.T), b.T @ a.T, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(products.plus(form)(bias, a, b), a @ b + bias, rtol=1e-12, atol=1e-12)
 
 
 def test_large_patches_are_not_tried() -> None:
