@@ -5,7 +5,7 @@
     python benchmarks/memory.py --device cuda
 
 On noise in the shapes of the data. A figure is the most that a process of its own had resident over two outer steps, with its
-imports; on a GPU, the most that torch's allocator had reserved, without what CUDA itself takes.
+imports; on a GPU that nothing else uses, the most that torch's allocator had reserved, and what CUDA itself takes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from ddray.data import Dataset
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import Distiller
-from ddray.distillation.memory import PROCESS, footprint
+from ddray.distillation.memory import needed
 from ddray.distillation.streams import generator
 
 
@@ -52,14 +52,16 @@ class Row:
     def predicted(self) -> float:
         """MB by the preflight."""
         dataset, config, engine = self.problem()
-        return (footprint(dataset, self.arch, config, engine).total + (PROCESS if self.device == "cpu" else 0)) / 2**20
+        return needed(dataset, self.arch, config, engine) / 2**20
 
     def measured(self) -> float:
         """MB that this process has had resident after two outer steps."""
         dataset, config, engine = self.problem()
         Distiller(dataset, self.arch, config, engine=engine).advance(2)
         if self.device != "cpu":
-            return torch.cuda.max_memory_reserved() / 2**20
+            torch.cuda.synchronize()
+            free, card = torch.cuda.mem_get_info()  # nothing else may run there
+            return (card - free - torch.cuda.memory_reserved() + torch.cuda.max_memory_reserved()) / 2**20
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
 

@@ -188,7 +188,7 @@ def archs(known: Mapping[str, Callable[..., Any]]) -> None:
 
 def dry_run(prepared: Prepared) -> None:
     """What a sweep would do: its space, its size and what a trial takes."""
-    from ddray.distillation.memory import PROCESS, footprint, gib
+    from ddray.distillation.memory import gib, needed
     from ddray.sweep.extent import largest, least
 
     out, spec = console(), prepared.spec
@@ -204,7 +204,7 @@ def dry_run(prepared: Prepared) -> None:
         table.add_row(key, str(value), "fixed")
     _show(out, title, table)
     low, high = (
-        PROCESS + footprint(prepared.dataset, spec.file.arch, config, prepared.engine).total
+        needed(prepared.dataset, spec.file.arch, config, prepared.engine)
         for config in (least(spec), largest(spec, prepared.problem))
     )
     scheduler = spec.file.scheduler

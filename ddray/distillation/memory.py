@@ -30,6 +30,10 @@ from ddray.errors import RequestError
 
 PROCESS = 700 * 2**20
 """A process that has imported torch and ddray and taken a step."""
+CARD = 800 * 2**20
+"""The same on a GPU: CUDA and its libraries."""
+LIBRARIES = 1.25
+"""What torch's allocator had reserved on an H200 over what its tensors were to take: cuDNN's workspaces and gaps."""
 FEW = 2 * 2**30
 """Bytes that any machine has for a trial: work that clearly takes less is not looked at more closely."""
 _SHOWN = 8  # bytes of a real batch for each of its numbers where they are looked up: float32, beside the batch before
@@ -107,6 +111,21 @@ def _scored(made: Engine, config: DistillConfig) -> int:
     return min(SIDE_BY_SIDE, config.network.starts if config.network.source == "fixed" else NETWORKS["B"])
 
 
+def needed(dataset: RealData, arch: str, config: DistillConfig, engine: EngineConfig) -> int:
+    """Bytes of a process that distils: on a GPU it has data of its own, where processes share those of the main memory.
+
+    Raises:
+        RequestError: dataset, architecture and settings do not go together.
+
+    """
+    found = footprint(dataset, arch, config, engine).total
+    if not engine.device.startswith("cuda"):
+        return found + PROCESS
+    shown = dataset.presented(config.data.text)
+    splits = (shown.train, shown.validation, shown.test)
+    return int(LIBRARIES * found) + sum(s.x.numel() * s.x.element_size() for s in splits) + CARD
+
+
 def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: EngineConfig) -> int:
     """Refuse an unroll that cannot fit into this machine's memory; while the adjoint is open, one that fits by none.
 
@@ -125,25 +144,47 @@ def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: En
         have, where = machine_memory(), "this machine"
     if 3 * _rough(dataset, arch, config, engine) < min(have, FEW):
         return 0
-    process = 0 if on_card else PROCESS
+
+    def needs(one: EngineConfig) -> int:
+        return needed(dataset, arch, config, one)
+
     thrifty = [engine.model_copy(update={"adjoint": adjoint}) for adjoint in ("recompute", "checkpoint")]
     allowed = thrifty if engine.adjoint == "auto" else [engine]
-    found = min((footprint(dataset, arch, config, one) for one in allowed), key=lambda one: one.total)
-    needed = found.total + process
-    if needed > have:
+    best = min(allowed, key=needs)
+    found, wanted = footprint(dataset, arch, config, best), needs(best)
+    if wanted > have:
         if found.weights + found.graphs < found.passing:
             raise RequestError(
                 "outer.batch × outer.networks", config.outer.batch * config.outer.networks,
-                f"one pass needs {gib(found.passing)} of {gib(needed)}, and {where} has {gib(have)}: a smaller batch, fewer "
+                f"one pass needs {gib(found.passing)} of {gib(wanted)}, and {where} has {gib(have)}: a smaller batch, fewer "
                 "samples a step, or engine.networks=loop need less",
             )  # fmt: skip
-        least = min(footprint(dataset, arch, config, one).total + process for one in thrifty)
+        least = min(map(needs, thrifty))
         raise RequestError(
             "synthetic.steps × synthetic.epochs", config.inner_steps,
-            f"with engine.adjoint={engine.adjoint} they need {gib(needed)} and {where} has {gib(have)}; the thriftiest adjoint "
+            f"with engine.adjoint={engine.adjoint} they need {gib(wanted)} and {where} has {gib(have)}; the thriftiest adjoint "
             f"needs {gib(least)}, fewer steps or a shorter outer.window less",
         )  # fmt: skip
-    return needed
+    return wanted
+
+
+def check_share(wanted: int, card: int, share: float) -> None:
+    """Refuse a share of a GPU in which a trial would not fit; Ray counts shares, not bytes.
+
+    Args:
+        wanted: bytes that a trial may need, with all that CUDA takes.
+        card: bytes of a card.
+        share: how much of it is set aside for a trial; whole cards above 1.
+
+    Raises:
+        RequestError: it needs more than its share.
+
+    """
+    if wanted > min(share, 1.0) * card:
+        least = math.ceil(100 * wanted / card) / 100
+        raise RequestError(
+            "--gpus-per-trial", share, f"{least} or more: a trial may need {gib(wanted)}, and this card has {gib(card)}"
+        )
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from ddray.distillation.choose import PLAIN, settle
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.engine import resolve_device
 from ddray.distillation.keys import parse
-from ddray.distillation.memory import check_memory
+from ddray.distillation.memory import check_memory, check_share, needed
 from ddray.errors import RequestError
 from ddray.sweep import spec as spec_module
 from ddray.sweep.constraint import Problem
@@ -105,6 +105,8 @@ def prepare(request: SweepRequest) -> Prepared:
     most = largest(spec, Problem.of(dataset))
     engine = _engine(spec, dataset, most, trials, resources, address, known)
     memory = check_memory(dataset, spec.file.arch, most, engine) if engine.device == "cpu" else 0
+    if engine.device.startswith("cuda") and address is None:
+        _check_card(dataset, spec.file.arch, most, engine, resources.gpu)
     kept = placed(known["tracking_uri"], storage) if "tracking_uri" in known else None
     tracking_uri = anchored(request.tracking_uri or kept or default_tracking_uri(storage))
     return Prepared(request, spec, dataset, engine, resources, memory, directory, tracking_uri, seed, trials)
@@ -172,6 +174,12 @@ def _remember(study: SweepStudy, prepared: Prepared) -> None:
         said["tracking_uri"] = portable(prepared.tracking_uri, prepared.directory.parent)
     for key, value in said.items():
         study.study.set_user_attr(key, value)
+
+
+def _check_card(dataset: RealData, arch: str, most: DistillConfig, engine: EngineConfig, share: float) -> None:
+    """That the largest trial fits in this machine's card, and in its share of it."""
+    check_memory(dataset, arch, most, engine)
+    check_share(needed(dataset, arch, most, engine), torch.cuda.get_device_properties(engine.device).total_memory, share)
 
 
 def _spec(request: SweepRequest, known: Mapping[str, Any]) -> SweepSpec:

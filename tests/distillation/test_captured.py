@@ -161,7 +161,7 @@ def test_the_outer_loss_by_graphs_is_that_of_autograd(bfloat16: bool) -> None:
     loss, slope = OuterLoss(network)(weights, batch)
     found, gradient = TracedOuterLoss(network, bfloat16=bfloat16)(weights, batch)
     assert abs(found - loss) <= (0.03 if bfloat16 else 1e-5) * loss
-    assert (gradient - slope).norm() <= (0.1 if bfloat16 else 1e-5) * slope.norm()
+    assert (gradient - slope).norm() <= (0.25 if bfloat16 else 1e-5) * slope.norm()  # of four images
 
 
 @pytest.mark.parametrize("compile", ["off", "trace"])

@@ -12,7 +12,7 @@ from ddray.data import Dataset
 from ddray.distillation import memory
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.graphs import alive_at_once
-from ddray.distillation.memory import FEW, PROCESS, check_memory, footprint, gib
+from ddray.distillation.memory import CARD, FEW, LIBRARIES, PROCESS, check_memory, check_share, footprint, gib, needed
 from ddray.distillation.run import distill
 from ddray.errors import RequestError
 
@@ -48,6 +48,22 @@ def test_the_prediction_is_within_a_fifth_of_what_is_taken(adjoint: str) -> None
     command = [sys.executable, "-W", "ignore", "-c", TAKEN, adjoint]
     taken = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert predicted == pytest.approx(taken, rel=0.2)
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0, 2.0])
+def test_a_trial_fits_in_its_share_of_a_card_or_is_refused(share: float) -> None:
+    card = 80 * 2**30
+    check_share(int(min(share, 1.0) * card), card, share)
+    with pytest.raises(RequestError, match="a trial may need") as refused:
+        check_share(int(min(share, 1.0) * card) + 2**30, card, share)
+    assert refused.value.key == "--gpus-per-trial" and f"{min(share, 1.0) + 0.02:.2f}" in str(refused.value)
+
+
+def test_on_a_card_a_process_has_libraries_and_data_of_its_own() -> None:
+    on_card, examples = ENGINE.model_copy(update={"device": "cuda"}), 500 * 3 * 32 * 32
+    one, other = (footprint(colours(), "ConvNet3", wide(), engine).total for engine in (ENGINE, on_card))
+    assert needed(colours(), "ConvNet3", wide(), ENGINE) == one + PROCESS
+    assert needed(colours(), "ConvNet3", wide(), on_card) == int(LIBRARIES * other) + examples + CARD
 
 
 def test_adjoints_spend_memory_on_what_they_say() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ddray.distillation import choose, memory
+from ddray.distillation import memory, timing
 from ddray.errors import RequestError
 from ddray.sweep import SweepRequest, prepare
 from tests.sweep.sweeps import save_space
@@ -29,7 +29,7 @@ def test_only_what_constraints_allow_has_to_fit_into_memory(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "machine_memory", lambda: memory.PROCESS + 2**28)
-    monkeypatch.setattr(choose._Measured, "choose", lambda _: pytest.fail("it was timed"))
+    monkeypatch.setattr(timing.Measured, "choose", lambda _: pytest.fail("it was timed"))
 
     def asked(limit: int) -> SweepRequest:
         bound = [f"stored_samples <= {limit}"]

@@ -1,0 +1,200 @@
+"""The ways to compute a problem that an engine record leaves open, each timed on its shapes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ddray.data import Dataset
+from ddray.distillation.captured import CapturedStep
+from ddray.distillation.config import DistillConfig, EngineConfig
+from ddray.distillation.cuda_graph import Captured, now
+from ddray.distillation.engine import has_compiler, make_engine
+from ddray.distillation.inner import Carry, InnerStep
+from ddray.distillation.layout import LAYOUTS
+from ddray.distillation.streams import generator
+from ddray.distillation.traced import TracedOuterLoss, TracedStep
+from ddray.networks import Network
+
+LONG = {"cpu": 1200, "cuda": 400}
+"""Seconds of inner steps in one distillation, from which on it pays to compile them for half a minute."""
+_MARGIN = 0.95  # a less plain way has to be faster than this share of a plainer one's time
+_ENOUGH = 1024  # synthetic examples of a step to time: which way is the fastest does not change beyond them
+_SIDE_BY_SIDE = 4  # networks to time together
+_ROUNDING = 1e-3  # relative difference of gradients in float32; layers that are wrong side by side are off by 1e-2 or more
+_PATIENCE = 1.0  # seconds: what takes longer is timed once, and not in a layout that began badly
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured: the fastest way, the bytes that its graph of one step holds, and kernels for the outer loss."""
+
+    compile: str
+    layout: str
+    networks: str
+    saved_bytes: int
+    outer_layout: str = "blocked"
+
+
+class Measured:
+    """The ways that an engine record leaves open, and how long each takes for one problem.
+
+    Attributes:
+        name: tells this problem on this machine from any other.
+
+    """
+
+    def __init__(
+        self, engine: EngineConfig, network: Network, arch: str, dataset: Dataset, config: DistillConfig, outputs: int,
+        alone: int,
+    ) -> None:  # fmt: skip
+        self.engine, self.network, self.config, self.alone = engine, network, config, alone
+        self.kind = "cuda" if engine.device.startswith("cuda") else "cpu"
+        self.many = config.outer.networks > 1 or config.network.source == "random"
+        samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
+        self.shapes = ((samples, *dataset.input_shape), (samples, outputs))
+        self.timed = min(samples, _ENOUGH)
+        no_matter = {"adjoint", "threads"} | ({"chunk", "bfloat16", "tf32", "outer_layout"} if self.kind == "cpu" else set())
+        self.name = json.dumps(
+            [
+                torch.__version__, platform.node(), os.cpu_count(), torch.get_num_threads(), *_card(engine.device), arch,
+                config.network.args,
+                network.shapes, self.shapes, config.inner.model_dump(), self.many, alone,
+                has_compiler(engine), engine.model_dump(exclude=no_matter), *([config.outer.batch] if self.kind == "cuda" else []),
+            ],
+            sort_keys=True,
+        )  # fmt: skip
+
+    def choose(self) -> Found:
+        """Time every way, the plainest first."""
+        seconds: dict[tuple[str, str], float] = {}
+        steps = dict(self._ways())
+        for way, step in steps.items():
+            seconds[way] = self._seconds(step, min(seconds.values(), default=math.inf))
+        best = min(seconds.values())
+        if self.engine.compile == "auto" and self.alone * best > LONG[self.kind] and has_compiler(self.engine):
+            way = ("max", min(seconds, key=lambda way: seconds[way])[1])
+            steps[way] = self._step(*way)
+            seconds[way] = self._seconds(steps[way], best)
+            best = min(seconds.values())
+        way = next(way for way in steps if seconds[way] * _MARGIN <= best)
+        return Found(*way, self._networks(steps[way], seconds[way]), self._saved(way), self._outer_layout(way[0]))
+
+    def _outer_layout(self, compiled: str) -> str:
+        """Kernels for the outer loss on a GPU; a CPU takes the batch in parts, for which its usual ones are the best."""
+        if self.kind == "cpu" or compiled == "off" or self.engine.layout != "auto":
+            return "blocked"
+        outer = TracedOuterLoss(self.network, self.engine.chunk, self.engine.bfloat16)
+        size = outer.chunk_size(self.config.outer.batch, on_card=True)
+        draw = generator("choose", "batch")
+        x = torch.randn((size, *self.shapes[0][1:]), generator=draw).to(self.engine.device)
+        y = torch.zeros(size, dtype=torch.int64, device=x.device)
+        word = outer.measured_layout(self.network.flatten(), x, y)
+        return word if word.strip("B") else "blocked"
+
+    def _ways(self) -> Iterator[tuple[tuple[str, str], InnerStep]]:
+        compiles = ["off", "trace"] if self.engine.compile == "auto" else [self.engine.compile]
+        for layout in self._layouts():
+            for compiled in compiles if layout in LAYOUTS else [compiles[-1]]:
+                yield (compiled, layout), self._step(compiled, layout)
+
+    def _layouts(self) -> list[str]:
+        if self.engine.layout != "auto":
+            return [self.engine.layout]
+        if not any(isinstance(m, nn.Conv2d) for m in self.network.module.modules()):
+            return ["blocked"]
+        ways = list(LAYOUTS) if self.kind == "cpu" else ["blocked"]  # the others are kernels of a CPU
+        if self.engine.compile == "off" or (self.engine.compile == "max" and self.kind == "cpu"):
+            return ways
+        start, (x, y) = self.network.flatten(), self._samples()
+        word = TracedStep(self.network, self.config.inner).measured_layout(start, x, y)
+        return [*ways, word] if word.strip("B") else ways
+
+    def _samples(self) -> list[Tensor]:
+        draw = generator("choose")
+        return [torch.randn((self.timed, *rest), generator=draw).to(self.engine.device) for _, *rest in self.shapes]
+
+    def _step(self, compiled: str, layout: str, networks: str = "loop") -> InnerStep:
+        update = {"compile": compiled, "layout": layout, "networks": networks}
+        engine = make_engine(self.network, self.config.inner, self.engine.model_copy(update=update))
+        return engine.several if networks == "batch" and engine.several is not None else engine.step
+
+    def _seconds(self, step: InnerStep, best: float, networks: int | None = None) -> float:
+        """The least time of a step and its reverse, over a few; in proportion, where a step has more examples than are timed."""
+        shortest, (x, y) = math.inf, self._samples()
+        parts = self.shapes[0][0] / self.timed
+        start = self.network.draw("xavier", 1.0, generator("choose", "network"))
+        rate = torch.full((), 0.01, device=start.device)
+        carry = step.begin(start if networks is None else start.expand(networks, -1).clone())
+        slope = tuple(torch.ones_like(t) for t in carry)
+        run = _there_and_back(step, carry, x, y, rate, slope)
+        for _ in range(6):
+            began = now(start.device)
+            run()
+            spent = now(start.device) - began
+            shortest = min(shortest, spent)
+            if spent > max(_PATIENCE, 2 * best / parts):
+                break
+        return parts * shortest
+
+    def _networks(self, step: InnerStep, alone: float) -> str:
+        if self.engine.networks != "auto":
+            return self.engine.networks
+        if not self.many or not self.network.takes_company or alone > _PATIENCE:
+            return "loop"
+        several = self._step("trace" if isinstance(step, TracedStep) else "off", step.layout, "batch")
+        try:
+            together = self._seconds(several, math.inf, _SIDE_BY_SIDE) / _SIDE_BY_SIDE
+        except (RuntimeError, ValueError):  # a layer that torch.vmap has no rule for
+            return "loop"
+        return "batch" if together < _MARGIN * alone and self._agree(step, several) else "loop"
+
+    def _agree(self, step: InnerStep, several: InnerStep) -> bool:
+        """Whether networks side by side have the gradients that each has alone: torch.vmap is wrong for some layers."""
+        x, y = self._samples()
+        starts = torch.stack([self.network.draw("xavier", 1.0, generator("choose", "network", i)) for i in range(2)])
+        rate = torch.full((), 0.01, device=starts.device)
+
+        def slopes(step: InnerStep, start: Tensor) -> list[Tensor]:
+            carry = step.begin(start)
+            _, inputs, labels, _ = step.record(carry, x, y, rate, 0)[1](tuple(torch.ones_like(t) for t in carry))
+            return [inputs, labels]
+
+        together = slopes(several, starts)
+        alone = [a + b for a, b in zip(*(slopes(step, start) for start in starts), strict=True)]
+        return all(float((a - b).norm()) <= _ROUNDING * float(b.norm()) for a, b in zip(together, alone, strict=True))
+
+    def _saved(self, way: tuple[str, str]) -> int:
+        """Bytes of one step's graph, by its trace; without one, as much as the network has weights."""
+        step = TracedStep(self.network, self.config.inner, layout=self._step(*way).layout)
+        start = self.network.flatten()
+        x, y = (torch.empty(shape, device=start.device) for shape in self.shapes)
+        graphs = step.graphs(step.begin(start), x, y, torch.zeros((), device=start.device))
+        return 4 * self.network.size if graphs is None else graphs.saved_bytes
+
+
+def _there_and_back(step: InnerStep, carry: Carry, x: Tensor, y: Tensor, rate: Tensor, slope: Carry) -> Callable[[], object]:
+    """A step and its reverse, as they will run: on a GPU recorded, if that is how."""
+
+    def launched(*_: Tensor) -> tuple[Tensor, ...]:
+        before, d_x, d_y, d_rate = step.record(carry, x, y, rate, 0)[1](slope)
+        return *before, d_x, d_y, d_rate
+
+    if not isinstance(step, CapturedStep):
+        return launched
+    try:
+        return Captured(launched, [rate])
+    except Exception:  # whatever cannot be recorded: `CapturedStep` says so as soon as it runs
+        return launched
+
+
+def _card(device: str) -> list[str]:
+    """The model of a GPU, which a machine's name does not tell."""
+    return [torch.cuda.get_device_name(device)] if device.startswith("cuda") else []
