@@ -249,7 +249,7 @@ def table(case: Case, threads: int, rounds: int, compiles: list[str], memory: bo
         )
         print(
             f"| {name} | {median:.1f} | {min(times):.1f}–{max(times):.1f} | {tensors / median:.2f}, {loaded / median:.2f} "
-            f"| {floor:.0f} | {median / floor:.1f} | {above} | {predicted(case, name)} |", flush=True,
+            f"| {floor:.3g} | {median / floor:.1f} | {above} | {predicted(case, name)} |", flush=True,
         )  # fmt: skip
 
 
