@@ -21,7 +21,7 @@ import torch
 from ddray.data import Dataset
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import Distiller
-from ddray.distillation.memory import needed
+from ddray.distillation.preflight import needed
 from ddray.distillation.streams import generator
 
 

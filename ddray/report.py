@@ -188,7 +188,7 @@ def archs(known: Mapping[str, Callable[..., Any]]) -> None:
 
 def dry_run(prepared: Prepared) -> None:
     """What a sweep would do: its space, its size and what a trial takes."""
-    from ddray.distillation.memory import gib, needed
+    from ddray.distillation.preflight import gib, needed
     from ddray.sweep.extent import largest, least
 
     out, spec = console(), prepared.spec

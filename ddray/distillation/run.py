@@ -25,7 +25,7 @@ from ddray.distillation.manifest import (
     installed_versions,
     label_kind,
 )
-from ddray.distillation.memory import check_memory
+from ddray.distillation.preflight import check_memory
 from ddray.errors import Diverged
 
 

@@ -17,7 +17,7 @@ from ddray.distillation.choose import PLAIN, settle
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.engine import resolve_device
 from ddray.distillation.keys import parse
-from ddray.distillation.memory import check_memory, check_share, needed
+from ddray.distillation.preflight import check_memory, check_share, needed
 from ddray.errors import RequestError
 from ddray.sweep import spec as spec_module
 from ddray.sweep.constraint import Problem

@@ -16,8 +16,8 @@ from ddray.distillation.cuda_graph import Captured
 from ddray.distillation.distiller import Distiller
 from ddray.distillation.engine import has_compiler, make_engine, set_arithmetic
 from ddray.distillation.inner import InnerStep
-from ddray.distillation.memory import check_memory
 from ddray.distillation.outer import OuterLoss, RealBatch
+from ddray.distillation.preflight import check_memory
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
 from ddray.distillation.unroll import ADJOINTS, Adjoint, Synthetic, differentiate, train_as_distilled
 from ddray.errors import Diverged, RequestError

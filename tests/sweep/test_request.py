@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ddray.distillation import memory, timing
+from ddray.distillation import preflight, timing
 from ddray.errors import RequestError
 from ddray.sweep import SweepRequest, prepare
 from tests.sweep.sweeps import save_space
@@ -28,7 +28,7 @@ WIDE = {key: {"int": [1, 10_000], "log": True} for key in ("synthetic.steps", "s
 def test_only_what_constraints_allow_has_to_fit_into_memory(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "machine_memory", lambda: memory.PROCESS + 2**28)
+    monkeypatch.setattr(preflight, "machine_memory", lambda: preflight.PROCESS + 2**28)
     monkeypatch.setattr(timing.Measured, "choose", lambda _: pytest.fail("it was timed"))
 
     def asked(limit: int) -> SweepRequest:
