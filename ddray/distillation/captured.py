@@ -17,7 +17,7 @@ from ddray.distillation.unroll import Adjoint, Synthetic, advance, there_and_bac
 
 
 class CapturedStep(TracedStep):
-    """`TracedStep` of a network on a GPU that draws no random numbers. Where capturing fails, it says so once and launches."""
+    """`TracedStep` of a network on a GPU that draws no random numbers. Where a recording fails, it says so and launches."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -65,7 +65,7 @@ class CapturedStep(TracedStep):
         key = (what, tuple((tuple(t.shape), t.dtype) for t in given))
         if key not in self._captured:
             try:
-                self._captured[key] = Captured(function, given)
+                self._captured[key] = Captured(function, given, device=given[0].device)
             except Exception as error:  # whatever a user's network does that a recording cannot hold
                 text = f"{called(self.network)} cannot be captured ({reason(error)}): it is launched bit by bit"
                 warnings.warn(text, stacklevel=2)

@@ -24,7 +24,9 @@ from ddray.distillation.inner import CARRIES
 from ddray.distillation.problem import check_problem
 from ddray.distillation.timing import Found, Measured
 
-PLAIN: dict[str, str] = {"compile": "off", "layout": "blocked", "networks": "loop", "adjoint": "recompute"}
+PLAIN: dict[str, str] = {
+    "compile": "off", "layout": "blocked", "outer_layout": "blocked", "networks": "loop", "adjoint": "recompute",
+}  # fmt: skip
 GRAPHS = {"cpu": 2**28, "cuda": 2**31}
 """Bytes that the graphs of a whole unroll may take for the sake of speed: on a CPU, not many times what its caches hold."""
 
@@ -46,6 +48,9 @@ def settle(
 
     """
     engine = engine.model_copy(update={"device": resolve_device(engine.device)})
+    kind = "cuda" if engine.device.startswith("cuda") else "cpu"
+    if kind == "cpu" and engine.outer_layout == "auto":  # a CPU takes the batch in parts, for which its usual kernels are the best
+        engine = engine.model_copy(update={"outer_layout": "blocked"})
     left_open = {key for key in PLAIN if getattr(engine, key) == "auto"}
     if not left_open:
         return engine
@@ -54,7 +59,6 @@ def settle(
     carry = 4 * network.size * CARRIES[config.inner.optimiser]
     carries = carry * config.seen_steps
     work = trials * config.outer.steps * config.outer.networks * config.inner_steps
-    kind = "cuda" if engine.device.startswith("cuda") else "cpu"
     if work < QUICK and carries < GRAPHS[kind]:
         return engine.model_copy(update={key: PLAIN[key] for key in left_open})
     with _threads(engine.threads):
@@ -62,11 +66,8 @@ def settle(
         found = _remembered(
             Measured(engine, network, arch, dataset, config, outputs, alone=work if trials == 1 else 0)
         )
-    chosen = {"compile": found.compile, "layout": found.layout, "networks": found.networks}
+    chosen = {key: getattr(found, key) for key in PLAIN if key != "adjoint"}
     chosen["adjoint"] = cheapest_adjoint(config.seen_steps, carry, found.saved_bytes, GRAPHS[kind])
-    if "layout" in left_open:
-        left_open.add("outer_layout")
-        chosen["outer_layout"] = found.outer_layout
     return engine.model_copy(update={key: chosen[key] for key in left_open})
 
 

@@ -204,9 +204,9 @@ class EngineConfig(Record):
     threads: Annotated[int, Number, Field(ge=0, le=1024)] = 0  # CPU threads of torch; 0: leave as it is
     adjoint: Literal["auto", "full", "recompute", "checkpoint"] = "auto"  # what the gradient's memory is spent on
     compile: Literal["auto", "off", "trace", "max"] = "auto"  # as written; as a graph; as a graph through inductor
-    # How convolutions of inner steps are computed; a word has a letter for each (ddray.distillation.kernels).
+    # Kernels of inner steps; a word has a letter for each convolution, on a GPU each product too (ddray.distillation.kernels).
     layout: Annotated[str, Field(pattern="^(auto|blocked|plain|im2col|[BPXYMUVSD]+)$")] = "auto"
-    outer_layout: Annotated[str, Field(pattern="^(blocked|[BMUVSD]+)$")] = "blocked"  # and those of the outer loss on a GPU
+    outer_layout: Annotated[str, Field(pattern="^(auto|blocked|[BMUVSD]+)$")] = "auto"  # and those of the outer loss, on a GPU
     networks: Literal["auto", "loop", "batch"] = "auto"  # several networks one after another, or side by side
     chunk: Annotated[int, Number, Field(ge=0, le=1_000_000)] = 0  # real examples at a time; 0: 128 on a CPU, else all
     bfloat16: bool = False  # the outer forward pass in mixed precision

@@ -19,25 +19,31 @@ class Captured:
     Args:
         function: called twice: to warm up, and to be recorded.
         given: what it is called with; later calls bring tensors of the same shapes.
+        device: where it runs; of several cards, this need not be the current one.
 
     """
 
-    def __init__(self, function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor] = ()) -> None:
+    def __init__(
+        self, function: Callable[..., Sequence[Tensor]], given: Sequence[Tensor] = (), *, device: torch.device
+    ) -> None:
         self._given = [t.detach().clone() for t in given]
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):  # libraries make themselves at home, which cannot be recorded
-            function(*self._given)
-        here.wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._found = tuple(function(*self._given))
+        with torch.cuda.device(device):
+            here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+            aside.wait_stream(here)
+            with torch.cuda.stream(aside):  # libraries make themselves at home, which cannot be recorded
+                function(*self._given)
+            here.wait_stream(aside)
+            with torch.cuda.graph(self._graph, stream=torch.cuda.Stream()):
+                self._found = tuple(function(*self._given))
+        self._device = device
 
     def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
         """The function of new tensors; without any, of the last ones."""
-        if given:
-            torch._foreach_copy_(self._given, list(given))
-        self._graph.replay()
+        with torch.cuda.device(self._device):
+            if given:
+                torch._foreach_copy_(self._given, list(given))
+            self._graph.replay()
         return self._found
 
 

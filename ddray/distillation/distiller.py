@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -16,13 +17,14 @@ from ddray.distillation.clip import Clip
 from ddray.distillation.config import DistillConfig, EngineConfig, OuterConfig
 from ddray.distillation.engine import make_engine, resolve_device
 from ddray.distillation.evaluate import Judge, Score, known_starts, starts_to_score
+from ddray.distillation.initial import initial_tensors
 from ddray.distillation.inner import InnerStep
-from ddray.distillation.labels import initial_labels, sample_classes
+from ddray.distillation.labels import sample_classes
 from ddray.distillation.outer import RealBatch
 from ddray.distillation.problem import check_problem
-from ddray.distillation.real import RealBatches, class_averages, real_samples
+from ddray.distillation.real import RealBatches
 from ddray.distillation.streams import NETWORKS, NetworkSet, generator, seed_of
-from ddray.distillation.unroll import Synthetic, require_finite
+from ddray.distillation.unroll import Synthetic, diverges_at
 from ddray.errors import Diverged
 
 
@@ -33,16 +35,6 @@ class Best:
     step: int
     score: float
     raw: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """A network of an outer step, or several side by side: where it began and where it came."""
-
-    step: InnerStep
-    start: Tensor
-    dropout: int
-    weights: Tensor
 
 
 class Distiller:
@@ -80,12 +72,12 @@ class Distiller:
         self.order = config.step_order()
         self.known = known_starts(self.network, config.network, seed)
         self.batches = RealBatches(self.dataset, config.outer.batch, config.data.augment, seed)
-        self._raw = self._initial()
+        self._raw = initial_tensors(config, self.dataset, self.classes, self.outputs, len(self.order), seed)
         self._average = Average(config.outer.average, self._raw)
         self._optimiser = self._make_optimiser()
         self._clip = Clip(config.outer)
         self._judge: Judge | None = None
-        self._ahead: dict[int, tuple[RealBatch, list[Tensor]]] = {}
+        self._ahead: tuple[int, tuple[RealBatch, Iterable[Tensor]]] | None = None
         self.step = 0
         self.loss = math.nan
         self.best: Best | None = None
@@ -106,30 +98,37 @@ class Distiller:
 
     def _outer_step(self) -> None:
         synthetic = self.synthetic()
-        batch, starts = self._ahead.pop(self.step) if self.step in self._ahead else self._begin(self.step)
+        batch, starts = self._begin(self.step)
         seen = Synthetic(synthetic.inputs.detach(), synthetic.labels.detach(), synthetic.rates.detach())
         totals = [torch.zeros_like(t) for t in (seen.inputs, seen.labels, seen.rates)]
         networks, trained, total = self.config.outer.networks, [], torch.zeros((), device=self.device)
         for index, (step, start) in enumerate(self._groups(starts)):
             dropout, window = seed_of(self.seed, "dropout", self.step, index), self._window(index)
             weights, losses, slope = self._engine.unrolled(step, start, seen, self.order, batch, dropout, window)
-            trained.append(_Trained(step, start, dropout, weights))
+            trained.append(torch.isfinite(weights).all())
             total += losses.sum() / networks
             for part, gradient in zip(totals, (slope.inputs, slope.labels, slope.rates), strict=True):
                 part += gradient / networks
         if self.device.type == "cuda":  # while it computes, the next step is drawn
-            self._ahead[self.step + 1] = self._begin(self.step + 1)
+            self._ahead = self.step + 1, self._drawn(self.step + 1)
         loss = self._require_finite(total, totals, trained, seen)
         self._update(synthetic, totals)
         self.loss = loss
         self.step += 1
         self._average.follow(self.step)
 
-    def _begin(self, step: int) -> tuple[RealBatch, list[Tensor]]:
-        """The real batch of an outer step, and the initial weights of its networks."""
-        return self.batches.at(step), [self._start(step, index) for index in range(self.config.outer.networks)]
+    def _begin(self, step: int) -> tuple[RealBatch, Iterable[Tensor]]:
+        """The real batch of an outer step, and the initial weights of its networks, drawn one by one or ahead."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == step:
+            return ahead[1]
+        return self.batches.at(step), (self._start(step, index) for index in range(self.config.outer.networks))
 
-    def _groups(self, starts: list[Tensor]) -> Iterator[tuple[InnerStep, Tensor]]:
+    def _drawn(self, step: int) -> tuple[RealBatch, Iterable[Tensor]]:
+        batch, starts = self._begin(step)
+        return batch, list(starts)
+
+    def _groups(self, starts: Iterable[Tensor]) -> Iterator[tuple[InnerStep, Tensor]]:
         """Networks alone or together; those with windows of their own go alone."""
         if self.config.outer.window is None:
             return self._engine.groups(starts)
@@ -150,23 +149,34 @@ class Distiller:
         return range(end - length, end)
 
     def _require_finite(
-        self, loss: Tensor, gradients: list[Tensor], trained: list[_Trained], synthetic: Synthetic
+        self, loss: Tensor, gradients: list[Tensor], trained: list[Tensor], synthetic: Synthetic
     ) -> float:
-        """The loss, if it, the weights that it was taken at and its gradients are all finite; the device is asked once."""
-        found = torch.stack([loss, *(torch.isfinite(t).all() for t in [one.weights for one in trained] + gradients)]).tolist()
+        """The loss, if it, the weights that it was taken at and its gradients are all finite; the device is asked once.
+
+        Args:
+            loss: a scalar.
+            gradients: of inputs, labels and rates.
+            trained: whether each network's weights, or those of several side by side, stayed finite.
+            synthetic: what they were trained on.
+
+        """
+        found = torch.stack([loss, *trained, *(torch.isfinite(gradient).all() for gradient in gradients)]).tolist()
         value, finite = found[0], found[1:]
-        for one, good in zip(trained, finite, strict=False):
-            if not good:
-                try:
-                    require_finite(one.step, one.start, synthetic, self.order, one.dropout, one.weights)
-                except Diverged as diverged:
-                    raise Diverged(diverged.what, self.step, diverged.inner_step) from None
+        if not all(finite[: len(trained)]):
+            self._explain(finite.index(0.0), synthetic)
         if not math.isfinite(value):
             raise Diverged("the outer loss", self.step)
         for name, good in zip(("inputs", "labels", "learning rates"), finite[len(trained) :], strict=True):
             if not good:
                 raise Diverged(f"the gradient of the {name}", self.step)
         return float(value)
+
+    def _explain(self, index: int, synthetic: Synthetic) -> NoReturn:
+        """Train a network of this step again, to find where its weights ceased to be finite."""
+        starts = (self._start(self.step, i) for i in range(self.config.outer.networks))
+        step, start = next(islice(self._groups(starts), index, None))
+        dropout = seed_of(self.seed, "dropout", self.step, index)
+        raise Diverged("an inner weight", self.step, diverges_at(step, start, synthetic, self.order, dropout))
 
     def _update(self, synthetic: Synthetic, gradients: list[Tensor]) -> None:
         """Carry the gradients of what the loss sees back to the raw tensors, and let Adam step."""
@@ -237,26 +247,10 @@ class Distiller:
                 key: value.to(counts_at if key == "step" else self.device, copy=True) for key, value in moments.items()
             }
         self._clip.averages = {key.removeprefix("norm."): state[key] for key in state if key.startswith("norm.")}
-        self.best = None
+        self.best = self._ahead = None
         if "best.step" in state:
             best = {name: state[f"best.raw.{name}"].to(self.device) for name in self._raw}
             self.best = Best(int(state["best.step"]), float(state["best.score"]), best)
-
-    def _initial(self) -> dict[str, Tensor]:
-        config, shape = self.config, (self.config.synthetic.steps, len(self.classes))
-        if config.synthetic.init == "real":
-            inputs = real_samples(self.dataset, self.classes, shape[0], generator(self.seed, "real inputs"))
-        elif config.synthetic.init == "average":
-            inputs = class_averages(self.dataset, self.classes, shape[0]).clone()
-        else:
-            inputs = torch.randn(*shape, *self.dataset.input_shape, generator=generator(self.seed, "inputs"))
-        labels = initial_labels(config.labels, shape[0], self.classes, self.outputs, generator(self.seed, "labels"))
-        # The inverse of softplus, in the form that neither overflows nor cancels.
-        rate = torch.tensor(config.synthetic.lr, dtype=torch.float64)
-        rates = (rate + torch.log(-torch.expm1(-rate))).float().expand(len(self.order)).clone()
-        learned = {"inputs": config.synthetic.learn, "labels": config.labels.learn, "rates": True}
-        raw = {"inputs": inputs, "labels": labels, "rates": rates}
-        return {name: value.to(self.device).requires_grad_(learned[name]) for name, value in raw.items()}
 
     def _make_optimiser(self) -> torch.optim.Adam:
         outer = self.config.outer

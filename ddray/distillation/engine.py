@@ -43,6 +43,7 @@ class Engine:
         several: the inner step of several networks side by side; None: they go one after another.
         outer: the loss on real examples.
         adjoint: what the gradient's memory is spent on.
+        tf32: whether a GPU may round the factors of products and convolutions; None: nothing computes on one.
 
     """
 
@@ -50,6 +51,7 @@ class Engine:
     several: InnerStep | None
     outer: OuterLoss
     adjoint: Adjoint
+    tf32: bool | None = None
 
     @property
     def network(self) -> Network:
@@ -60,18 +62,24 @@ class Engine:
         self, step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, seed: int, window: range
     ) -> tuple[Tensor, Tensor, Synthetic]:
         """`ddray.distillation.unroll.unrolled` in this engine's way: weights, losses, and the gradient."""
+        self._arrange()
         if isinstance(step, CapturedStep):
             return step.unrolled(start, synthetic, order, batch, adjoint=self.adjoint, window=window, outer=self.outer)
         return unrolled(step, start, synthetic, order, batch, seed, adjoint=self.adjoint, window=window, outer=self.outer)
 
     def groups(self, starts: Iterable[Tensor]) -> Iterator[tuple[InnerStep, Tensor]]:
         """Initial weights [P] as they are to be trained: alone, or stacked [k, P], each with the step for it."""
+        self._arrange()
         if self.several is None:
             yield from ((self.step, start) for start in starts)
             return
         remaining = iter(starts)
         while group := list(islice(remaining, SIDE_BY_SIDE)):
             yield self.several, torch.stack(group)
+
+    def _arrange(self) -> None:
+        if self.tf32 is not None:
+            set_arithmetic(tf32=self.tf32)
 
 
 def make_engine(network: Network, inner: InnerConfig | None = None, config: EngineConfig | None = None) -> Engine:
@@ -83,11 +91,9 @@ def make_engine(network: Network, inner: InnerConfig | None = None, config: Engi
     """
     config = config or EngineConfig()
     check_compile(config)
-    layout = "blocked" if config.layout == "auto" else config.layout
+    layout, outer_layout = ("blocked" if word == "auto" else word for word in (config.layout, config.outer_layout))
     written, compiled = config.compile in ("off", "auto"), config.compile == "max"
     on_card = next(network.module.parameters()).is_cuda
-    if on_card:
-        set_arithmetic(tf32=config.tf32)
 
     def step(*, several: bool) -> InnerStep:
         if written:
@@ -96,17 +102,18 @@ def make_engine(network: Network, inner: InnerConfig | None = None, config: Engi
         return kind(network, inner, several=several, layout=layout, compiled=compiled)
 
     batch = config.networks == "batch" and network.takes_company
-    outer = OuterLoss if written else partial(TracedOuterLoss, compiled=compiled, layout=config.outer_layout)
+    outer = OuterLoss if written else partial(TracedOuterLoss, compiled=compiled, layout=outer_layout)
     return Engine(
         step(several=False),
         step(several=True) if batch else None,
         outer(network, config.chunk, config.bfloat16),
         "recompute" if config.adjoint == "auto" else config.adjoint,
+        config.tf32 if on_card else None,
     )
 
 
 def set_arithmetic(*, tf32: bool) -> None:
-    """How a GPU computes in float32, for this process: with all its bits unless asked, and the same from run to run."""
+    """How a GPU computes in float32, in this process and from now on: the same from run to run, with all its bits or not."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.deterministic = True
 
@@ -114,8 +121,8 @@ def set_arithmetic(*, tf32: bool) -> None:
 def engine_for_scores(network: Network, inner: InnerConfig, recorded: Mapping[str, Any], steps: int) -> Engine:
     """What trains the networks of a score, `steps` inner steps in all: as the set was distilled, where that pays.
 
-    Graphs run as they are, since no score is worth half a minute of compiling. Kernels that were timed on another kind of
-    device say nothing of this one.
+    Graphs run as they are, since no score is worth half a minute of compiling, and float32 has all its bits. Kernels that
+    were timed on another kind of device say nothing of this one.
 
     Args:
         network: what is trained, where it is to be trained.
@@ -168,6 +175,7 @@ def has_compiler(config: EngineConfig) -> bool:
     headers = Path(sysconfig.get_path("include")) / "Python.h"
     if config.device.startswith("cuda"):
         found = any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
-        return found and headers.is_file() and find_spec("triton") is not None
+        elsewhere = not torch.cuda.is_available()  # on a cluster, of which this machine says nothing
+        return elsewhere or (found and headers.is_file() and find_spec("triton") is not None)
     usual = "clang++" if sys.platform == "darwin" else "g++"
     return headers.is_file() and shutil.which(os.environ.get("CXX", usual)) is not None

@@ -14,8 +14,8 @@ from ddray.data import Dataset, TextDataset
 from ddray.distillation.config import NetworkConfig, Record
 from ddray.distillation.engine import Engine
 from ddray.distillation.inner import soft_loss
-from ddray.distillation.kernels import ComparedPools
 from ddray.distillation.outer import predictions
+from ddray.distillation.pools import ComparedPools
 from ddray.distillation.streams import NetworkSet, generator, network_generator, seed_of
 from ddray.distillation.unroll import Synthetic, train_as_distilled
 from ddray.networks import Network, TakesWords

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ddray.distillation.kernels import compare_in_pools
+from ddray.distillation.pools import compare_in_pools
 
 Graph = Callable[..., Sequence[Tensor]]
 

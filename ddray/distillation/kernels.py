@@ -1,4 +1,4 @@
-"""Which kernel computes each convolution and each pool: for the same numbers, the one that is fastest here.
+"""Which kernel computes each convolution and product: for the same numbers, the one that is fastest here.
 
 oneDNN, which torch takes on a CPU, reorders tensors into blocks first; torch's own kernels do not. On ten small images either may
 be three times as fast as the other, by layer, by direction and by number of threads. A choice is a word with a letter for every
@@ -26,34 +26,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
-from torch.overrides import TorchFunctionMode
 
 from ddray.distillation import products
 from ddray.distillation.cuda_graph import Captured, now
-from ddray.distillation.layout import pair
 
 _aten = torch.ops.aten
-_FORWARD, _BACKWARD, _POOL = (
-    _aten.convolution.default, _aten.convolution_backward.default, _aten.max_pool2d_with_indices.default,
-)  # fmt: skip
+_FORWARD, _BACKWARD = _aten.convolution.default, _aten.convolution_backward.default
 _PRODUCT, _PRODUCT_PLUS = _aten.mm.default, _aten.addmm.default
 _LONG = 64  # terms of a product's sums from which on parts are tried
 _FEW = 2**20  # products of numbers up to which they are tried one by one
-_SECONDS = 0.02  # to spend on the timing of one convolution, if it is not slower than that
-_LARGE = 100_000  # values of an input from which on a pool by comparisons pays
+_SECONDS = 0.02  # to spend on the timing of one of them, if it is not slower than that
 
 
 def assign(graph: fx.Graph, letters: str) -> None:
     """Compute the graph's convolutions (on a GPU, its products too) as the letters say; those beyond the word are blocked."""
-    for node, letter in zip_longest(_chosen(graph), letters, fillvalue="B"):
+    # Letters of a GPU say so themselves: a graph is sketched without one to tell its memory.
+    card = not set(letters).isdisjoint("MUVSD")
+    for node, letter in zip_longest(_chosen(graph, card=card), letters, fillvalue="B"):
         if isinstance(node, fx.Node):
-            form = _forms(node.target, [_value(a) for a in node.args]).get(letter, node.target)
+            form = _forms(node.target, [_value(a) for a in node.args], card=card).get(letter, node.target)
             if letter in "MUVSD" and callable(form) and form is not node.target:
                 products.inline(graph, node, form)
             else:
@@ -74,10 +71,10 @@ class _Timing(fx.Interpreter):
         self.letters: list[str] = []
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _has_letters(target, args):
-            forms = _forms(target, args)
-            best = dict.fromkeys(forms, float("inf"))
-            runs = {letter: _run(form, args) for letter, form in forms.items()}
+        card = _on_card(args)
+        if _has_letters(target, kwargs, card=card):
+            runs = _runs(_forms(target, args, card=card), args)
+            best = dict.fromkeys(runs, float("inf"))
             began_at = time.perf_counter()
             while time.perf_counter() - began_at < _SECONDS or min(best.values()) == float("inf"):
                 for letter, run in runs.items():
@@ -88,6 +85,18 @@ class _Timing(fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
 
+def _runs(forms: Mapping[str, Callable[..., Any]], args: tuple[Any, ...]) -> dict[str, Callable[[], object]]:
+    """Forms as they will run, but for those that cannot: of memory, an unusual one may take more than there is."""
+    runs = {"B": _run(forms["B"], args)}
+    for letter in forms:
+        if letter != "B":
+            with suppress(RuntimeError):
+                run = _run(forms[letter], args)
+                run()
+                runs[letter] = run
+    return runs
+
+
 def _run(form: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], object]:
     """A form as it will run: on a GPU recorded, for launching it takes longer than it does."""
 
@@ -95,29 +104,31 @@ def _run(form: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], object
         found = form(*args)
         return [part for part in ([found] if isinstance(found, Tensor) else found) if isinstance(part, Tensor)]
 
-    return Captured(launched) if args[0].is_cuda else launched
+    return Captured(launched, device=args[0].device) if _on_card(args) else launched
 
 
 def _value(argument: Any) -> Any:
     return argument.meta["val"] if isinstance(argument, fx.Node) else argument
 
 
-def _chosen(graph: fx.Graph) -> list[fx.Node]:
+def _chosen(graph: fx.Graph, *, card: bool) -> list[fx.Node]:
     nodes = (node for node in graph.nodes if node.op == "call_function")
-    return [node for node in nodes if _has_letters(node.target, [_value(a) for a in node.args])]
+    return [node for node in nodes if _has_letters(node.target, node.kwargs, card=card)]
 
 
-def _has_letters(target: Any, args: Sequence[Any]) -> bool:
-    return target in (_FORWARD, _BACKWARD) or (target in (_PRODUCT, _PRODUCT_PLUS) and _on_card(args[-1]))
+def _has_letters(target: Any, kwargs: Mapping[str, Any], *, card: bool) -> bool:
+    if target in (_PRODUCT, _PRODUCT_PLUS):  # of kwargs, those of addmm would be factors
+        return card and not kwargs
+    return target in (_FORWARD, _BACKWARD)
 
 
-def _on_card(tensor: Tensor) -> bool:
-    return tensor.device.type == "cuda"
+def _on_card(args: Sequence[Any]) -> bool:
+    return any(isinstance(a, Tensor) and a.is_cuda for a in args)
 
 
-def _forms(target: Any, args: Sequence[Any]) -> dict[str, Callable[..., Any]]:
-    """What computes a convolution or a product, by letter."""
-    if _on_card(args[0]):
+def _forms(target: Any, args: Sequence[Any], *, card: bool) -> dict[str, Callable[..., Any]]:
+    """What computes a convolution or a product, by letter, on a GPU or a CPU."""
+    if card:
         return _product_forms(target, args) if target in (_PRODUCT, _PRODUCT_PLUS) else _forms_on_card(target, args)
     if not _has_plain(args, backward=target is _BACKWARD):
         return {"B": target}
@@ -136,7 +147,8 @@ def _forms(target: Any, args: Sequence[Any]) -> dict[str, Callable[..., Any]]:
 def _product_forms(target: Any, args: Sequence[Any]) -> dict[str, Callable[..., Any]]:
     forms: dict[str, Callable[..., Any]] = {}
     (rows, length), columns = args[-2].shape, args[-1].shape[1]
-    if products.number_of_parts(length) > 1 and length >= _LONG:
+    parts = products.number_of_parts(length)
+    if parts > 1 and length >= _LONG and 4 * parts * rows * columns <= products.LARGEST:
         forms["S"] = products.in_parts
     if rows * length * columns <= _FEW:
         forms["D"] = products.term_by_term
@@ -210,71 +222,3 @@ def _has_plain(node_args: Sequence[Any], *, backward: bool) -> bool:
     """Whether torch's own kernels take a convolution: 2-D, one group, no dilation; no derivative of a transposed one."""
     *_, stride, _, dilation, transposed, _, groups = node_args[: 10 if backward else 9]
     return len(stride) == 2 and groups == 1 and list(dilation) == [1, 1] and not (backward and transposed)
-
-
-def compare_in_pools(graph: fx.Graph) -> None:
-    """Take the largest of 2×2 values by three comparisons of whole tensors, where torch's kernel asks value by value."""
-    for node in graph.nodes:
-        if node.target is _POOL and _is_two_by_two(node):
-            node.target = pool_by_comparisons
-
-
-def _is_two_by_two(node: fx.Node) -> bool:
-    x, kernel, *rest = node.args
-    value = x.meta.get("val") if isinstance(x, fx.Node) else None
-    usual = tuple(kernel) == (2, 2) and (not rest or tuple(rest[0]) in ((), (2, 2))) and len(rest) < 2  # type: ignore[arg-type]
-    if not usual or node.kwargs or not isinstance(value, Tensor) or value.is_cuda or value.dim() != 4:
-        return False
-    return value.numel() >= _LARGE and value.shape[-1] % 2 == 0 and value.shape[-2] % 2 == 0
-
-
-def pool_by_comparisons(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    """`max_pool2d_with_indices` of x [N, C, H, W] with kernel and stride 2, H and W even; of equals, the first counts.
-
-    Returns:
-        The largest of each 2×2, and its place in the plane, int64; both [N, C, H / 2, W / 2].
-
-    """
-    batch, channels, height, width = x.shape
-    quarters = x.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(3, 5, 0, 1, 2, 4).contiguous()
-    (a, b), (c, d) = quarters
-    top, right = torch.maximum(a, b), b > a
-    bottom, bottom_right = torch.maximum(c, d), d > c
-    low = bottom > top
-    offset = torch.where(low, bottom_right.long() + width, right.long())
-    rows = torch.arange(0, height, 2, device=x.device)[:, None] * width
-    corner = rows + torch.arange(0, width, 2, device=x.device)
-    return torch.maximum(top, bottom), offset.add_(corner)
-
-
-class ComparedPools(TorchFunctionMode):
-    """Inside, where no gradient is asked for, large 2×2 max-pools on a CPU are taken by comparisons of whole tensors.
-
-    The values are the same to the bit. Of judging a LeNet, torch's own kernel is two thirds of the time.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # fmt: skip
-        given = kwargs or {}
-        if func in (F.max_pool2d, torch.max_pool2d) and not torch.is_grad_enabled() and _of_quarters(*args, **given):
-            return largest_of_quarters(args[0] if args else given["input"])
-        return func(*args, **given)
-
-
-def _of_quarters(
-    input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> bool:  # fmt: skip
-    """Whether a pool takes the largest of 2×2 values that no other takes, of enough values to pay."""
-    usual = pair(kernel_size) == pair(stride or kernel_size) == (2, 2) and pair(padding) == (0, 0)
-    usual = usual and pair(dilation) == (1, 1) and not ceil_mode and not return_indices
-    return usual and not input.is_cuda and input.numel() >= _LARGE
-
-
-def largest_of_quarters(x: Tensor) -> Tensor:
-    """`max_pool2d` of x [..., H, W] with kernel and stride 2: [..., H // 2, W // 2]."""
-    rows = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
-    rows = torch.maximum(rows[..., 0::2, :], rows[..., 1::2, :])
-    return torch.maximum(rows[..., 0::2], rows[..., 1::2])

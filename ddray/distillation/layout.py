@@ -21,7 +21,8 @@ def convolutions(layout: str) -> Iterator[None]:
     blocked     as torch chooses: on a CPU oneDNN, which reorders tensors into blocks first
     plain       on a CPU torch's own kernels, without the reordering, which costs more than it gains on ten small images
     im2col      every 2-D convolution is written as one matrix product over patches, so that its derivatives are products too
-    a word      of letters, one for each convolution of a traced step, as `ddray.distillation.kernels` says; elsewhere as blocked
+    a word      of letters, one for each convolution (on a GPU, product too) of a traced step, as `ddray.distillation.kernels`
+                says; elsewhere as blocked
     """
     if layout == "im2col":
         with _Im2col():

@@ -74,6 +74,7 @@ def footprint(dataset: RealData, arch: str, config: DistillConfig, engine: Engin
     carry = 4 * network.size * CARRIES[config.inner.optimiser]
     stored = 4 * config.stored_samples(dataset.classes) * (torch.Size(dataset.input_shape).numel() + outputs)
     known = config.network.starts if config.network.source == "fixed" else 0
+    ahead = 2 * config.outer.networks if engine.device.startswith("cuda") and not known else 0  # of this step and the next
     batch = config.outer.batch * torch.Size(dataset.input_shape).numel()
     return Footprint(
         weights=together * carry * (kept + longest),
@@ -83,7 +84,7 @@ def footprint(dataset: RealData, arch: str, config: DistillConfig, engine: Engin
             together * (_outer(made, dataset, config, engine.device.startswith("cuda")) - (longest - last) * saved),
             max(_judging(made, dataset), scored(made, config) * (2 * carry + _forward(graphs))) - together * longest * saved,
         ),
-        set=8 * stored + (_SHOWN if dataset.expands else 6) * batch + 4 * network.size * (1 + known) + _own(dataset)
+        set=8 * stored + (_SHOWN if dataset.expands else 6) * batch + 4 * network.size * (1 + known + ahead) + _own(dataset)
         + judged(dataset),
     )
 
@@ -139,7 +140,8 @@ def _forward(graphs: Graphs | None) -> int:
 def _outer(made: Engine, dataset: Dataset, config: DistillConfig, on_card: bool) -> int:
     size = made.outer.chunk_size(config.outer.batch, on_card=on_card)
     x, y = torch.empty(size, *dataset.input_shape), torch.zeros(size).long()
-    return _sketched(TracedOuterLoss(made.network).function, made, x, y)
+    outer = TracedOuterLoss(made.network, layout=getattr(made.outer, "layout", "blocked"))
+    return alive_at_once(outer.sketch(torch.empty(made.network.size), x, y))
 
 
 def _judging(made: Engine, dataset: Dataset) -> int:

@@ -12,7 +12,7 @@ from ddray.data import Dataset, RealData
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.engine import make_engine
 from ddray.distillation.inner import CARRIES
-from ddray.distillation.memory import JUDGED, at_once, footprint, judged, scored
+from ddray.distillation.memory import JUDGED, Footprint, at_once, footprint, judged, scored
 from ddray.distillation.problem import check_problem
 from ddray.distillation.unroll import segment_length
 from ddray.errors import RequestError
@@ -34,12 +34,14 @@ def needed(dataset: RealData, arch: str, config: DistillConfig, engine: EngineCo
         RequestError: dataset, architecture and settings do not go together.
 
     """
-    found = footprint(dataset, arch, config, engine).total
+    return _in_all(footprint(dataset, arch, config, engine), dataset.presented(config.data.text), engine)
+
+
+def _in_all(found: Footprint, dataset: Dataset, engine: EngineConfig) -> int:
     if not engine.device.startswith("cuda"):
-        return found + PROCESS
-    shown = dataset.presented(config.data.text)
-    splits = (shown.train, shown.validation, shown.test)
-    return int(LIBRARIES * found) + sum(s.x.numel() * s.x.element_size() for s in splits) + CARD
+        return found.total + PROCESS
+    splits = () if dataset.expands else (dataset.train, dataset.validation, dataset.test)  # texts are in the footprint
+    return int(LIBRARIES * found.total) + sum(s.x.numel() * s.x.element_size() for s in splits) + CARD
 
 
 def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: EngineConfig) -> int:
@@ -60,14 +62,10 @@ def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: En
         have, where = machine_memory(), "this machine"
     if 3 * _rough(dataset, arch, config, engine) < min(have, FEW):
         return 0
-
-    def needs(one: EngineConfig) -> int:
-        return needed(dataset, arch, config, one)
-
     thrifty = [engine.model_copy(update={"adjoint": adjoint}) for adjoint in ("recompute", "checkpoint")]
     allowed = thrifty if engine.adjoint == "auto" else [engine]
-    best = min(allowed, key=needs)
-    found, wanted = footprint(dataset, arch, config, best), needs(best)
+    found = min((footprint(dataset, arch, config, one) for one in allowed), key=lambda one: one.total)
+    wanted = _in_all(found, dataset, engine)
     if wanted > have:
         if found.weights + found.graphs < found.passing:
             raise RequestError(
@@ -75,7 +73,7 @@ def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: En
                 f"one pass needs {gib(found.passing)} of {gib(wanted)}, and {where} has {gib(have)}: a smaller batch, fewer "
                 "samples a step, or engine.networks=loop need less",
             )  # fmt: skip
-        least = min(map(needs, thrifty))
+        least = min(needed(dataset, arch, config, one) for one in thrifty)
         raise RequestError(
             "synthetic.steps × synthetic.epochs", config.inner_steps,
             f"with engine.adjoint={engine.adjoint} they need {gib(wanted)} and {where} has {gib(have)}; the thriftiest adjoint "

@@ -16,7 +16,7 @@ from ddray.data import Dataset
 from ddray.distillation.captured import CapturedStep
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.cuda_graph import Captured, now
-from ddray.distillation.engine import has_compiler, make_engine
+from ddray.distillation.engine import has_compiler, make_engine, set_arithmetic
 from ddray.distillation.inner import Carry, InnerStep
 from ddray.distillation.layout import LAYOUTS
 from ddray.distillation.streams import generator
@@ -73,7 +73,9 @@ class Measured:
         )  # fmt: skip
 
     def choose(self) -> Found:
-        """Time every way, the plainest first."""
+        """Time every way, the plainest first, in the arithmetic that will be used."""
+        if self.kind == "cuda":
+            set_arithmetic(tf32=self.engine.tf32)
         seconds: dict[tuple[str, str], float] = {}
         steps = dict(self._ways())
         for way, step in steps.items():
@@ -88,8 +90,10 @@ class Measured:
         return Found(*way, self._networks(steps[way], seconds[way]), self._saved(way), self._outer_layout(way[0]))
 
     def _outer_layout(self, compiled: str) -> str:
-        """Kernels for the outer loss on a GPU; a CPU takes the batch in parts, for which its usual ones are the best."""
-        if self.kind == "cpu" or compiled == "off" or self.engine.layout != "auto":
+        """Kernels for the outer loss on a GPU."""
+        if self.engine.outer_layout != "auto":
+            return self.engine.outer_layout
+        if self.kind == "cpu" or compiled == "off":
             return "blocked"
         outer = TracedOuterLoss(self.network, self.engine.chunk, self.engine.bfloat16)
         size = outer.chunk_size(self.config.outer.batch, on_card=True)
@@ -108,7 +112,7 @@ class Measured:
     def _layouts(self) -> list[str]:
         if self.engine.layout != "auto":
             return [self.engine.layout]
-        if not any(isinstance(m, nn.Conv2d) for m in self.network.module.modules()):
+        if self.kind == "cpu" and not any(isinstance(m, nn.Conv2d) for m in self.network.module.modules()):
             return ["blocked"]
         ways = list(LAYOUTS) if self.kind == "cpu" else ["blocked"]  # the others are kernels of a CPU
         if self.engine.compile == "off" or (self.engine.compile == "max" and self.kind == "cpu"):
@@ -190,7 +194,7 @@ def _there_and_back(step: InnerStep, carry: Carry, x: Tensor, y: Tensor, rate: T
     if not isinstance(step, CapturedStep):
         return launched
     try:
-        return Captured(launched, [rate])
+        return Captured(launched, device=rate.device)
     except Exception:  # whatever cannot be recorded: `CapturedStep` says so as soon as it runs
         return launched
 

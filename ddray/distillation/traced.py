@@ -130,7 +130,7 @@ class TracedOuterLoss(OuterLoss):
 
     Attributes:
         compiled: on a GPU, graphs go through inductor; on a CPU that gains nothing here.
-        layout: a word of the kernels of its convolutions.
+        layout: a word of the kernels of its convolutions and products, or `blocked`.
 
     """
 
@@ -148,9 +148,7 @@ class TracedOuterLoss(OuterLoss):
         return loss, gradient
 
     def _trace(self, weights: Tensor, x: Tensor, y: Tensor) -> Graph:
-        graph = trace(self.function, weights, x, y)
-        if self.layout not in LAYOUTS:
-            _by_word(graph, self.layout)
+        graph = self.sketch(weights, x, y)
         if not self.compiled or not weights.is_cuda:
             return graph
         try:
@@ -158,6 +156,13 @@ class TracedOuterLoss(OuterLoss):
         except Exception as error:  # whatever goes wrong in a compiler
             warnings.warn(f"{called(self.network)} cannot be compiled ({reason(error)}): its graphs run as traced", stacklevel=2)
             return graph
+
+    def sketch(self, weights: Tensor, x: Tensor, y: Tensor) -> fx.GraphModule:
+        """The graph, by the kernels of its word; nothing is computed for it."""
+        graph = trace(self.function, weights, x, y)
+        if self.layout not in LAYOUTS:
+            _by_word(graph, self.layout)
+        return graph
 
     def measured_layout(self, weights: Tensor, x: Tensor, y: Tensor) -> str:
         """The word of the fastest kernels for the loss on examples that pass together; empty without a trace."""

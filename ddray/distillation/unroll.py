@@ -78,7 +78,9 @@ def differentiate(
     weights, loss, slope = unrolled(
         step, start, synthetic, order, batch, seed, adjoint=adjoint, window=window, outer=outer
     )
-    require_finite(step, start, synthetic, order, seed, weights)
+    # What is not finite stays so, hence one look at the end; only then is it worth asking where it began.
+    if not torch.isfinite(weights).all():
+        raise Diverged("an inner weight", outer_step=-1, inner_step=diverges_at(step, start, synthetic, order, seed))
     return loss, slope
 
 
@@ -151,21 +153,12 @@ def segment_length(steps: int, adjoint: Adjoint) -> int:
     return {"full": steps, "recompute": 1, "checkpoint": math.ceil(math.sqrt(steps))}[adjoint]
 
 
-def require_finite(
-    step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], seed: int, weights: Tensor
-) -> None:
-    """Say at which step the training from `start` [P] lost its finite weights, if those after it are not.
-
-    Raises:
-        Diverged: an inner weight is no longer finite.
-
-    """
-    # What is not finite stays so, hence one look at the end; only then is it worth asking where it began.
-    if not torch.isfinite(weights).all():
-        carry, done = step.begin(start), 0
-        while done < len(order) and torch.isfinite(carry[0]).all():
-            carry, done = advance(step, carry, synthetic, order, seed, range(done, done + 1)), done + 1
-        raise Diverged("an inner weight", outer_step=-1, inner_step=done)
+def diverges_at(step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], seed: int) -> int:
+    """The inner step, counted from 1, after which the weights of a training from `start` [P] are not all finite."""
+    carry, done = step.begin(start), 0
+    while done < len(order) and torch.isfinite(carry[0]).all():
+        carry, done = advance(step, carry, synthetic, order, seed, range(done, done + 1)), done + 1
+    return done
 
 
 def by_autograd(

@@ -35,7 +35,7 @@ def _fill(law: Law, gain: float) -> _Fill:
 
 @torch.no_grad()
 def drawn(module: nn.Module, law: Law, gain: float, generator: torch.Generator) -> Tensor:
-    """Fresh weights for `module`, which keeps its own, as one vector on the CPU: those that `initialise` would give it."""
+    """Fresh weights for `module` as one vector on the CPU: those that `initialise` would give it; its own are scratch space."""
     if law == "default":
         return torch.cat([p.reshape(-1) for p in _reset(module, generator).parameters()])
     fill = _fill(law, gain)
@@ -68,8 +68,9 @@ def _drawn(name: str, parameter: Tensor, fill: _Fill, generator: torch.Generator
 
 
 def _reset(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy of the module on the CPU, reset: there one seed means the same weights for every device."""
-    fresh = copy.deepcopy(module).cpu()
+    """The module reset, if it is on the CPU, else a copy there, where one seed means the same weights for every device."""
+    on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
+    fresh = module if on_cpu else copy.deepcopy(module).cpu()
     # reset_parameters knows only torch's global generator: lend it a seed of ours and give it back as it was.
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]):

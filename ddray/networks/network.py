@@ -129,9 +129,10 @@ class Network:
     def draw(self, law: Law, gain: float, generator: torch.Generator) -> Tensor:
         """A fresh weight vector [size] from the law, on the module's device; `generator` lives on the CPU."""
         weights = drawn(self.module, law, gain, generator)
-        if not next(self.module.parameters()).is_cuda:
-            return weights
-        return weights.pin_memory().to(next(self.module.parameters()).device, non_blocking=True)
+        device = next(self.module.parameters()).device
+        if device.type != "cuda":
+            return weights.to(device)
+        return weights.pin_memory().to(device, non_blocking=True)
 
     def flatten(self) -> Tensor:
         """The module's own parameters as one detached vector [size]."""

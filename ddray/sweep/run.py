@@ -177,7 +177,8 @@ def _remember(study: SweepStudy, prepared: Prepared) -> None:
 
 
 def _check_card(dataset: RealData, arch: str, most: DistillConfig, engine: EngineConfig, share: float) -> None:
-    """That the largest trial fits in this machine's card, and in its share of it."""
+    """That there is a card, and that the largest trial fits in it and in its share of it."""
+    resolve_device(engine.device)
     check_memory(dataset, arch, most, engine)
     check_share(needed(dataset, arch, most, engine), torch.cuda.get_device_properties(engine.device).total_memory, share)
 
@@ -226,6 +227,6 @@ def _engine(
     if device != "cpu" and address is not None:
         left_open = {key: value for key, value in PLAIN.items() if getattr(engine, key) == "auto"}
         return engine.model_copy(update=left_open)  # the cluster's cards are not here to be tried
-    if device == "cpu" and engine.adjoint == "auto":
+    if address is None and engine.adjoint == "auto":
         check_memory(dataset, spec.file.arch, most, engine)  # what fits in no way is not timed either
     return settle(engine, dataset, spec.file.arch, most, trials=trials)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ddray.distillation.config import DistillConfig
+from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.streams import seed_of
 from ddray.errors import RequestError
 from ddray.sweep.constraint import Problem
@@ -213,4 +213,6 @@ def _refuse_changes(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 def _settings(space: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a space, what it fixes and what it searches under their own keys."""
     parts = {key: value for key, value in space.items() if key not in ("fixed", "search")}
+    if "engine" in parts:  # a study from before a setting existed had what is now its default
+        parts["engine"] = EngineConfig.model_validate(parts["engine"]).model_dump(mode="json")
     return {**parts, **space.get("search", {}), **space.get("fixed", {})}

@@ -137,7 +137,7 @@ def test_what_asks_the_device_cannot_be_recorded_says_so_and_harms_no_other() ->
 
 
 def test_a_recording_is_of_what_it_was_given_last() -> None:
-    double = Captured(lambda x: [2 * x], [torch.ones(3, device="cuda")])
+    double = Captured(lambda x: [2 * x], [torch.ones(3, device="cuda")], device=torch.device("cuda"))
     assert double(torch.full((3,), 5.0, device="cuda"))[0].tolist() == [10.0] * 3
     assert double()[0].tolist() == [10.0] * 3
 

@@ -52,8 +52,11 @@ def test_what_was_asked_for_stays() -> None:
     settled = settle(asked, blobs(), ARCH, LONG)
     assert (settled.compile, settled.adjoint) == ("off", "checkpoint")
     assert "auto" not in settled.model_dump().values()
-    whole = EngineConfig(device="cpu", compile="trace", adjoint="full", layout="plain", networks="batch")
+    whole = EngineConfig(
+        device="cpu", compile="trace", adjoint="full", layout="plain", outer_layout="MMU", networks="batch"
+    )
     assert settle(whole, blobs(), ARCH, LONG) == whole
+    assert settle(EngineConfig(device="cpu", outer_layout="MMU"), blobs(), ARCH, LONG).outer_layout == "MMU"
 
 
 def test_the_fastest_is_taken_unless_a_plainer_one_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +104,9 @@ def test_the_adjoint_follows_from_memory(length: int, carry: int, graph: int, ex
 
 def test_a_resumed_distillation_is_computed_as_it_began(tmp_path: Path) -> None:
     config, file = DistillConfig.from_flat(QUICK), tmp_path / "checkpoint"
-    begun = EngineConfig(device="cpu", compile="trace", adjoint="full", layout="plain", networks="loop")
+    begun = EngineConfig(
+        device="cpu", compile="trace", adjoint="full", layout="plain", outer_layout="MM", networks="loop"
+    )
     half = Distiller(blobs(), ARCH, config, engine=begun)
     half.advance(4)
     half.score()

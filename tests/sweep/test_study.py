@@ -191,6 +191,16 @@ def test_another_sweep_is_not_resumed(tmp_path: Path, changes: dict[str, Any], k
     assert refused.value.key == key
 
 
+def test_a_study_from_before_a_setting_existed_is_resumed(tmp_path: Path) -> None:
+    study = opened(tmp_path / "s").study
+    identity = dict(study.user_attrs["identity"])
+    engine = {key: value for key, value in identity["space"]["engine"].items() if key not in ("tf32", "outer_layout")}
+    study.set_user_attr("identity", {**identity, "space": {**identity["space"], "engine": engine}})
+    opened(tmp_path / "s", resume=True)
+    with pytest.raises(RequestError, match="engine"):
+        opened(tmp_path / "s", resume=True, engine={"tf32": True})
+
+
 def test_a_sweep_of_texts_is_resumed_with_its_own_word_vectors(tmp_path: Path) -> None:
     def reopened(name: str, vectors: dict[str, str], *, resume: bool = True) -> SweepStudy:
         (tmp_path / name).mkdir(exist_ok=True)
