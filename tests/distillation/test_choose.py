@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from ddray.distillation import engine as engines
 from ddray.distillation import state, timing
 from ddray.distillation.choose import PLAIN, cheapest_adjoint, settle
 from ddray.distillation.config import DistillConfig, EngineConfig
@@ -78,6 +79,15 @@ def test_a_step_of_very_many_examples_is_timed_on_some(monkeypatch: pytest.Monke
     monkeypatch.setattr(timing.Measured, "_seconds", lambda self, *_: timed.append(len(self._samples()[0])) or 1.0)
     settle(EngineConfig(device="cpu"), blobs(), ARCH, LONG)
     assert timed and set(timed) == {2}
+
+
+def test_a_gpu_compiles_with_a_c_compiler_and_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_card = EngineConfig(device="cuda", compile="max")
+    assert has_compiler(on_card) or torch.cuda.is_available()  # of a cluster's cards, a machine without one says nothing
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(engines.shutil, "which", lambda _: None)
+    with pytest.raises(RequestError, match=r"engine\.compile: .*no C compiler"):
+        engines.check_compile(on_card)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}', '"text"'])

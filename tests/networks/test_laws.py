@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ddray.networks import LAWS, build
+from ddray.networks import LAWS, Law, build, initialise
 
 
 def draw(law: str, gain: float = 1.0, seed: int = 0, arch: str = "LeNet") -> dict[str, torch.Tensor]:
@@ -67,3 +67,11 @@ def test_biases_are_zero_and_norms_one() -> None:
 def test_default_draws_biases_as_the_layers_do() -> None:
     bias = draw("default")["7.bias"]
     assert 0 < bias.abs().max() <= 1 / math.sqrt(FAN_IN)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_drawn_weights_are_those_of_an_initialised_module(law: Law) -> None:
+    network = build("LeNet", (1, 28, 28), 10)
+    weights = network.draw(law, 1.0, torch.Generator().manual_seed(3))
+    initialise(network.module, law, 1.0, torch.Generator().manual_seed(3))
+    assert torch.equal(weights, network.flatten())
