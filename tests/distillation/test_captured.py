@@ -24,7 +24,7 @@ from ddray.errors import Diverged, RequestError
 from ddray.networks import Network, build
 
 from .problems import ARCH, QUICK, blobs
-from .unrolls import NETWORKS, ORDER, check_equal, problem
+from .unrolls import NETWORKS, ORDER, check_equal, moved, problem
 
 pytestmark = pytest.mark.needs_gpu
 WHOLE = range(len(ORDER))
@@ -41,9 +41,7 @@ def _every_bit() -> Iterator[None]:
 
 def on_card(name: str, dtype: torch.dtype = torch.float64) -> tuple[Network, Tensor, Synthetic, RealBatch]:
     network, weights, synthetic, batch = problem(name, dtype)
-    network.to("cuda")
-    moved = Synthetic(synthetic.inputs.cuda(), synthetic.labels.cuda(), synthetic.rates.cuda())
-    return network, weights.cuda(), moved, RealBatch(batch.x.cuda(), batch.y.cuda())
+    return network.to("cuda"), weights.cuda(), *moved(synthetic, batch, "cuda")
 
 
 def unrolled(

@@ -51,6 +51,12 @@ def problem(name: str, dtype: torch.dtype = torch.float64) -> tuple[Network, Ten
     return network.to(dtype=dtype), weights.to(dtype), synthetic, batch
 
 
+def moved(synthetic: Synthetic, batch: RealBatch, device: str) -> tuple[Synthetic, RealBatch]:
+    """The same on a device."""
+    parts = (part.to(device) for part in (synthetic.inputs, synthetic.labels, synthetic.rates))
+    return Synthetic(*parts), RealBatch(batch.x.to(device), batch.y.to(device))
+
+
 def check_equal(found: tuple[Tensor, Synthetic], expected: tuple[Tensor, Synthetic], rtol: float = 1e-10) -> None:
     """Loss and gradients agree, each within `rtol` of its largest entry."""
     torch.testing.assert_close(found[0], expected[0], rtol=rtol, atol=0)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ddray.distillation.config import EngineConfig
+from ddray.distillation.engine import make_engine
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.outer import OuterLoss, RealBatch
 from ddray.distillation.traced import TracedStep
@@ -18,7 +20,7 @@ from ddray.networks import build
 from ddray.networks.network import Network
 from ddray.networks.recurrent import LSTM, RNN
 from ddray.networks.text import TakesWords, TextConvNet, Transformer, _position_codes
-from tests.distillation.unrolls import PARTS, check_equal
+from tests.distillation.unrolls import PARTS, check_equal, moved
 
 # Each on short sentences; TextConvNet also on some that are long enough for its other form.
 PROBLEMS: dict[str, tuple[str, tuple[int, int]]] = {
@@ -248,6 +250,24 @@ def test_several_networks_are_trained_side_by_side(name: str) -> None:
     total = Synthetic(*(sum(getattr(slope, part) for _, slope in alone) for part in PARTS))
     found = differentiate(InnerStep(network, several=True), starts, synthetic, ORDER, batch)
     check_equal(found, (torch.stack([loss for loss, _ in alone]), total))
+
+
+@pytest.mark.needs_gpu
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_on_a_gpu_texts_are_differentiated_twice_as_on_a_cpu(name: str) -> None:
+    arch, shape = PROBLEMS[name]
+    _, _, synthetic, batch = problem(name)
+    network = build(arch, shape, 3, {"dropout": 0.0} if arch in DROPS else None).to(dtype=torch.float64)
+    start = network.draw("xavier", 1.0, torch.Generator().manual_seed(3))
+    loss, slope = differentiate(InnerStep(network), start, synthetic, ORDER, batch)
+    network.to("cuda")
+    seen, examples = moved(synthetic, batch, "cuda")
+    for compiled in ("off", "trace"):
+        engine = make_engine(network, config=EngineConfig(device="cuda", compile=compiled, adjoint="full"))
+        _, *found = engine.unrolled(engine.step, start.cuda(), seen, ORDER, examples, 0, range(len(ORDER)))
+        on_cpu = Synthetic(*(part.cpu() for part in (found[1].inputs, found[1].labels, found[1].rates)))
+        check_equal((found[0].cpu(), on_cpu), (loss, slope), 1e-8)
+    assert torch.backends.cudnn.enabled
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
