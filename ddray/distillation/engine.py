@@ -62,14 +62,13 @@ class Engine:
         self, step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, seed: int, window: range
     ) -> tuple[Tensor, Tensor, Synthetic]:
         """`ddray.distillation.unroll.unrolled` in this engine's way: weights, losses, and the gradient."""
-        self._arrange()
+        self.arrange()
         if isinstance(step, CapturedStep):
             return step.unrolled(start, synthetic, order, batch, adjoint=self.adjoint, window=window, outer=self.outer)
         return unrolled(step, start, synthetic, order, batch, seed, adjoint=self.adjoint, window=window, outer=self.outer)
 
     def groups(self, starts: Iterable[Tensor]) -> Iterator[tuple[InnerStep, Tensor]]:
         """Initial weights [P] as they are to be trained: alone, or stacked [k, P], each with the step for it."""
-        self._arrange()
         if self.several is None:
             yield from ((self.step, start) for start in starts)
             return
@@ -77,7 +76,8 @@ class Engine:
         while group := list(islice(remaining, SIDE_BY_SIDE)):
             yield self.several, torch.stack(group)
 
-    def _arrange(self) -> None:
+    def arrange(self) -> None:
+        """Let a GPU compute as this engine's record says, from now on and in this process."""
         if self.tf32 is not None:
             set_arithmetic(tf32=self.tf32)
 

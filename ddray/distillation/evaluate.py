@@ -189,6 +189,7 @@ def judge_all(
     """
     accuracies: list[list[float]] = [[] for _ in judges]
     diverged = 0
+    engine.arrange()
     for weights in _trained(engine, starts, synthetic, order, protocol, first):
         diverged += not bool(torch.isfinite(weights).all())
         for judge, found in zip(judges, accuracies, strict=True):

@@ -10,6 +10,7 @@ from ddray.distillation.engine import QUICK as QUICK_STEPS
 from ddray.distillation.engine import engine_for_scores, make_engine
 from ddray.distillation.evaluate import (
     Judge,
+    Protocol,
     judge_all,
     retrain,
     score_from,
@@ -212,3 +213,18 @@ def test_networks_that_do_not_stay_finite_are_told_as_diverged() -> None:
     score = Judge(data, "validation").score(make_engine(run.network), starts, broken, run.order)
     assert (score.mean, score.n, score.diverged) == (0.0, 3, 3) and "3 of 3 diverged" in str(score)
     assert run.score().diverged == 0
+
+
+@pytest.mark.parametrize("protocol", ["as-distilled", "retrain"])
+@pytest.mark.parametrize("tf32", [False, True])
+def test_a_score_is_taken_in_its_engines_arithmetic(
+    protocol: Protocol, tf32: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, flag in ((torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32")):
+        monkeypatch.setattr(place, flag, not tf32)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    run = distiller()
+    engine = replace(make_engine(run.network), tf32=tf32)  # as on a GPU
+    Judge(blobs(), "validation").score(engine, [run._start(0, 0)], run.synthetic_now(), run.order, protocol)
+    assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is tf32
+    assert torch.backends.cudnn.deterministic
