@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -215,14 +216,21 @@ def test_networks_that_do_not_stay_finite_are_told_as_diverged() -> None:
     assert run.score().diverged == 0
 
 
+@pytest.fixture
+def torchs_own_arithmetic() -> Iterator[None]:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic
+    yield
+    cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic = before
+
+
 @pytest.mark.parametrize("protocol", ["as-distilled", "retrain"])
 @pytest.mark.parametrize("tf32", [False, True])
 def test_a_score_is_taken_in_its_engines_arithmetic(
-    protocol: Protocol, tf32: bool, monkeypatch: pytest.MonkeyPatch
+    protocol: Protocol, tf32: bool, torchs_own_arithmetic: None
 ) -> None:
-    for place, flag in ((torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32")):
-        monkeypatch.setattr(place, flag, not tf32)
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not tf32
+    torch.backends.cudnn.deterministic = False
     run = distiller()
     engine = replace(make_engine(run.network), tf32=tf32)  # as on a GPU
     Judge(blobs(), "validation").score(engine, [run._start(0, 0)], run.synthetic_now(), run.order, protocol)
