@@ -78,7 +78,7 @@ def outcome(result: Outcome) -> None:
     }
     lines = [
         f"set       {result.directory}  ({result.distilled.stored_samples} samples)",
-        f"picture   {result.picture}",
+        *([] if result.picture is None else [f"picture   {result.picture}"]),
         f"record    models:/{registered.name}/{registered.version}, which {position} of its kind",
         *(f"{name:<10}{shlex.join(command)}" for name, command in commands.items()),
     ]

@@ -23,7 +23,7 @@ from ddray.distillation.evaluate import (
     starts_to_score,
 )
 from ddray.distillation.manifest import DatasetRecord, Manifest
-from ddray.distillation.preview import draw
+from ddray.distillation.preview import draw, drawable
 from ddray.distillation.streams import generator, seed_of
 from ddray.distillation.unroll import Synthetic, train_as_distilled
 from ddray.errors import RequestError
@@ -226,9 +226,11 @@ class DistilledSet:
         return ("as-distilled", "retrain") if self.vectors is None else ("as-distilled", "retrain", "decoded")
 
     @property
-    def preview_suffix(self) -> str:
-        """The file in which a set like this is looked at."""
-        return ".png" if self.vectors is None else ".txt"
+    def preview_suffix(self) -> str | None:
+        """The file in which a set like this is looked at; None if it is neither text nor images that can be drawn."""
+        if self.vectors is not None:
+            return ".txt"
+        return ".png" if drawable(self.manifest.dataset.input_shape) else None
 
     def networks_to_score(self, nets: int | None) -> int:
         """The number of networks of a score; refuses to draw more than a known source has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,13 +63,18 @@ def draw(distilled: DistilledSet, file: Path) -> Path:
     return file
 
 
+def drawable(input_shape: Sequence[int]) -> bool:
+    """Whether inputs of a shape are images of one or three channels."""
+    return len(input_shape) == 3 and input_shape[0] in (1, 3)
+
+
 def pictures(distilled: DistilledSet) -> Tensor:
     """The inputs [S, n, C, H, W] as pictures in [0, 1]: each stretched to its own middle 98 % of values.
 
     Distilled images live far outside the range of real ones, so that undoing the normalisation would clip most of them.
     """
     x = distilled.inputs.detach().cpu().float()
-    if x.dim() != 5 or x.shape[2] not in (1, 3):
+    if not drawable(x.shape[2:]):
         raise RequestError("set", distilled.manifest.dataset.name, "only images of one or three channels can be drawn")
     values = x.flatten(2).sort(dim=-1).values
     last = values.shape[-1] - 1

@@ -7,7 +7,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ import yaml
 from optuna.trial import FrozenTrial
 
 from ddray.data import RealData
+from ddray.distillation.distilled_set import load
 from ddray.errors import RecordError, RequestError
 from ddray.sweep.execute import checkpoints
 from ddray.sweep.space import suggest
@@ -133,10 +133,9 @@ class Projection:
         frozen = self._study.study.get_trials(deepcopy=False)[number]
         self.recorder.trial(self.entry(frozen))
         if frozen.state.is_finished():
-            for path in checkpoints(self._directory, number):
-                with suppress(RequestError):  # the driver was killed while this one was written: there is one before
-                    self.recorder.artefacts(number, path / SET)
-                    break
+            place = next(filter(_is_whole, (path / SET for path in checkpoints(self._directory, number))), None)
+            if place is not None:
+                self.recorder.artefacts(number, place)
 
     def _warn(self, error: Exception) -> None:
         self._failed = True
@@ -191,6 +190,15 @@ class _Told:
 def _gone(directory: str) -> str:
     """Where a sweep lay, if it is there no more: a copy is another sweep."""
     return "" if Path(directory).exists() else directory
+
+
+def _is_whole(place: Path) -> bool:
+    """Whether a set can be read; if the driver was killed while this one was written, there is one before."""
+    try:
+        load(place)
+    except RequestError:
+        return False
+    return True
 
 
 def _line(error: Exception) -> str:

@@ -35,7 +35,8 @@ class Outcome:
         trials: every trial that was started.
         winner: the best finished trial, None if no trial was finished.
         distilled: the winner's set, with its confirmed scores and the baselines in its manifest.
-        directory: where it was saved; its picture lies beside it.
+        directory: where it was saved.
+        picture: lies beside it; None where inputs are neither text nor images of one or three channels.
         registered: its place in the model registry.
 
     """
@@ -62,7 +63,8 @@ def confirm(study: SweepStudy, directory: Path, dataset: RealData, projection: P
         distilled = measure(found, dataset)
         distilled.save(place)
     study.study.set_user_attr("winner", winner.number)
-    picture = distilled.preview(directory / f"{WINNER}{distilled.preview_suffix}")
+    suffix = distilled.preview_suffix
+    picture = None if suffix is None else distilled.preview(directory / f"{WINNER}{suffix}")
     registered = projection.register(winner.number, place)
     confirmed = {f"{s.split}_accuracy": s.mean for s in distilled.manifest.scores if s.protocol == "as-distilled"}
     lesser = {f"{s.split}_accuracy_{s.protocol}": s.mean for s in distilled.manifest.scores if s.protocol != "as-distilled"}

@@ -104,9 +104,10 @@ class Recorder:
             return
         with quiet():
             self._client.log_artifacts(child.run_id, str(directory), "distilled_set")
-        if distilled.vectors is not None or len(distilled.manifest.dataset.input_shape) == 3:
+        if distilled.preview_suffix is not None:
             with tempfile.TemporaryDirectory() as folder:
-                self._client.log_artifact(child.run_id, str(distilled.preview(Path(folder) / f"preview{distilled.preview_suffix}")))
+                picture = distilled.preview(Path(folder) / f"preview{distilled.preview_suffix}")
+                self._client.log_artifact(child.run_id, str(picture))
         # Last, so that an upload that was cut short is done again.
         self._client.set_tag(child.run_id, "ddray.sha256", digest)
         child.tags["ddray.sha256"] = digest

@@ -36,14 +36,14 @@ QUICK = {
 }
 
 
-def save_blobs(file: Path, classes: int = 3, members: int = 80) -> Path:
-    """An .npz of images [1, 8, 8], a bright pattern of its own for each class."""
+def save_blobs(file: Path, classes: int = 3, members: int = 80, shape: tuple[int, ...] = (1, 8, 8)) -> Path:
+    """An .npz of images, a bright pattern of its own for each class."""
     draw = np.random.default_rng(0)
-    patterns = draw.integers(0, 2, (classes, 1, 8, 8)) * 120
+    patterns = draw.integers(0, 2, (classes, *shape)) * 120
 
     def split(count: int) -> tuple[Any, Any]:
         y = np.arange(classes * count) % classes
-        return (patterns[y] + draw.integers(0, 136, (len(y), 1, 8, 8))).astype(np.uint8), y
+        return (patterns[y] + draw.integers(0, 136, (len(y), *shape))).astype(np.uint8), y
 
     (train_x, train_y), (test_x, test_y) = split(members), split(members // 4)
     np.savez(file, train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)

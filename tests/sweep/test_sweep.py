@@ -18,7 +18,7 @@ from ddray.sweep.storage import sole_driver
 from ddray.sweep.study import end_of
 from ddray.tracking import leaderboard
 from tests.sweep.conftest import Finished, NewRecord
-from tests.sweep.sweeps import kept_set, noted, same_tensors, save_space, told, uninterrupted
+from tests.sweep.sweeps import kept_set, noted, same_tensors, save_blobs, save_space, told, uninterrupted
 
 STEPS, INTERVAL = 12, 4
 
@@ -119,6 +119,18 @@ def test_trials_share_a_worker_and_the_memory_of_the_data(finished: Finished) ->
 def test_every_outer_step_was_taken_once(finished: Finished) -> None:
     for trial in by_end(finished)["finished"]:
         assert [line["before"] for line in noted(finished.log, "step", trial.number)] == [0, 4, 8]
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (12,)], ids=str)
+def test_what_cannot_be_drawn_is_searched_all_the_same(
+    shape: tuple[int, ...], tmp_path: Path, new_record: NewRecord
+) -> None:
+    data = save_blobs(tmp_path / "data.npz", members=40, shape=shape)
+    space = save_space(tmp_path / "space.yaml", data, {}, {"outer.lr": {"float": [0.01, 0.1]}})
+    outcome = search(space, trials=1, storage=str(tmp_path / "sweeps"), tracking_uri=new_record())
+    assert outcome.registered is not None and outcome.picture is None
+    runs = MlflowClient(outcome.tracking_uri, outcome.tracking_uri).search_runs(["1"], "tags.`ddray.kind` = 'trial'")
+    assert [set(run.data.tags) >= {"ddray.sha256"} for run in runs] == [True]
 
 
 def test_resuming_a_finished_sweep_changes_nothing(finished: Finished) -> None:

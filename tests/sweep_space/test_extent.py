@@ -62,6 +62,41 @@ def test_choices_of_sizes_count_as_well() -> None:
     assert (found.synthetic.steps, found.stored_samples(3)) == (20, 60)
 
 
+def test_choices_of_anything_that_takes_memory_are_at_their_end() -> None:
+    search: dict[str, Any] = {
+        "inner.optimiser": {"choice": ["sgd", "adam", "momentum"]},
+        "outer.batch": {"choice": [16, 4096, 512]},
+        "outer.networks": {"choice": [1, 8]},
+    }
+    most = largest(spec(search), PROBLEM)
+    assert (most.inner.optimiser, most.outer.batch, most.outer.networks) == ("adam", 4096, 8)
+    few = least(spec(search))
+    assert (few.inner.optimiser, few.outer.batch, few.outer.networks) == ("sgd", 16, 1)
+
+
+@pytest.mark.parametrize(
+    ("window", "seen"),
+    [
+        ({"int": [2, 10]}, 10),
+        ({"choice": [2, 10]}, 10),
+        ({"choice": [2, None]}, 30),
+        ({"int": [2, 10], "when": {"inner.optimiser": "adam"}}, 30),
+    ],
+    ids=str,
+)
+def test_a_window_counts_where_every_trial_has_one(window: dict[str, Any], seen: int) -> None:
+    search = {"inner.optimiser": {"choice": ["sgd", "adam"]}, "outer.window": window}
+    assert largest(spec(search), PROBLEM).seen_steps == seen
+
+
+def test_a_choice_that_another_parameter_depends_on_is_the_one_taken() -> None:
+    search: dict[str, Any] = {
+        "network.source": {"choice": ["random", "fixed"]},
+        "network.starts": {"int": [1, 4], "when": {"network.source": "fixed"}},
+    }
+    assert largest(spec(search), PROBLEM).network.starts == 4
+
+
 @given(bound=st.integers(3, 5000), steps=st.integers(1, 1000), samples=st.integers(1, 200))
 def test_nothing_that_a_trial_may_be_is_twice_as_large(bound: int, steps: int, samples: int) -> None:
     found = largest(spec(WIDE, f"stored_samples <= {bound}"), PROBLEM)
