@@ -37,8 +37,9 @@ from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import Distiller
 from ddray.distillation.engine import set_arithmetic
 from ddray.distillation.memory import footprint
+from ddray.distillation.reference import by_autograd
 from ddray.distillation.streams import generator
-from ddray.distillation.unroll import ADJOINTS, Synthetic, by_autograd
+from ddray.distillation.unroll import ADJOINTS
 
 CASES = {"LeNet": "MNIST", "AlexCifarNet": "CIFAR10", "ConvNet3": "CIFAR10"}
 INNER = {1: (1, 1), 3: (1, 3), 30: (10, 3), 300: (10, 30)}  # T: (S, E)
@@ -89,9 +90,9 @@ class PlainAutograd(Distiller):
 
     def _outer_step(self) -> None:
         synthetic, batch = self.synthetic(), self.batches.at(self.step)
-        seen = Synthetic(synthetic.inputs.detach(), synthetic.labels.detach(), synthetic.rates.detach())
-        loss, slope = by_autograd(self._engine.step, self._start(self.step, 0), seen, self.order, batch)
-        self._update(synthetic, [slope.inputs, slope.labels, slope.rates])
+        start, seen = self._draws.start(self.step, 0), synthetic.detach()
+        loss, gradient = by_autograd(self._engine.step, start, seen, self.order, batch)
+        self._update(synthetic, gradient)
         self.loss = loss.item()
         self.step += 1
 

@@ -7,6 +7,7 @@ request was wrong, 130 interrupted.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,12 @@ app = typer.Typer(add_completion=False, help="Search, compare and keep distilled
 # Typer brings its own copy of click, or uses click itself, by its version: the class behind its public ones is right in both.
 _INTERRUPTED = 130
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
+
+
+class Interrupted(Exception):
+    """Ctrl-C, and how to go on: a KeyboardInterrupt would lose its words in Typer."""
+
+
 
 Data = Annotated[Path | None, typer.Option("--data", envvar="DDRAY_DATA", help="where datasets lie; never written to")]
 Uri = Annotated[str | None, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="the MLflow record")]
@@ -58,9 +65,10 @@ def search(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would run, and stop")] = False,
 ) -> None:
     """Run, resume or extend a sweep, and bring the best set home."""
-    seconds = None if time_budget is None else parse_duration(time_budget)
     from ddray.sweep import SweepRequest, prepare, run
+    from ddray.sweep.request import parse_duration
 
+    seconds = None if time_budget is None else parse_duration(time_budget)
     request = SweepRequest(
         space, trials, name, seed, storage, tracking_uri, address, cpus_per_trial, gpus_per_trial, max_concurrent,
         seconds, resume, tuple(assignments or ()), data,
@@ -69,7 +77,12 @@ def search(
     if dry_run:
         report.dry_run(prepared)
         return
-    outcome = run(prepared)
+    name, place = prepared.directory.name, prepared.directory.parent
+    try:
+        outcome = run(prepared)
+    except KeyboardInterrupt:
+        command = shlex.join(["ddray", "search", "--resume", "--name", name, "--storage", str(place)])
+        raise Interrupted(f"go on with: {command}") from None
     report.outcome(outcome)
     if outcome.winner is None:
         raise typer.Exit(1)
@@ -88,19 +101,20 @@ def distill(
     from ddray.distillation import EngineConfig
     from ddray.distillation import distill as distill_set
     from ddray.distillation.keys import parse, split_engine
-    from ddray.distillation.set_files import refuse_foreign
 
     config, engine = split_engine(assignments or ())
     settings = parse(EngineConfig, engine, "engine.")
     out = out.absolute()
-    refuse_foreign(out)
-    with writable_folder(out.parent, "--out"), report.DistillProgress() as progress:
+    with report.DistillProgress() as progress:
         checkpoint = out.with_name(f"{out.name}.checkpoint")
-        with _warnings_in_one_line():
-            distilled = distill_set(
-                dataset, arch, config, seed=seed, data=data, engine=settings, checkpoint=checkpoint, save_to=out,
-                report=progress.show,
-            )  # fmt: skip
+        try:
+            with _warnings_in_one_line():
+                distilled = distill_set(
+                    dataset, arch, config, seed=seed, data=data, engine=settings, checkpoint=checkpoint, save_to=out,
+                    report=progress.show,
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            raise Interrupted("the same command goes on where it stopped") from None
     print(f"{distilled.stored_samples} samples saved in {out}")
     print(distilled.manifest.scores[0])
 
@@ -215,19 +229,6 @@ def archs() -> None:
     report.archs(ARCHITECTURES)
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of `90`, `90s`, `30m` or `1.5h`."""
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
-    try:
-        seconds = float(number) * unit
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise RequestError("--time-budget", text, "a positive time such as 90s, 30m or 1.5h")
-    return seconds
-
-
 def parse_rates(text: str) -> float:
     """The rate of `fixed:0.01`."""
     kind, _, number = text.partition(":")
@@ -264,15 +265,15 @@ def status(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (Diverged, RecordError) as error:
         return _complain(error, 1)
+    except Interrupted as error:
+        return _complain(f"interrupted; {error}", _INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort):
         returned = _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if returned == _INTERRUPTED:  # Typer catches Ctrl-C, and says nothing
-        return _complain(
-            "interrupted; the same command goes on where it stopped (a search: with --name NAME --resume)", _INTERRUPTED
-        )
+        return _complain("interrupted", _INTERRUPTED)
     return returned if isinstance(returned, int) else 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import index
+
 
 class RequestError(ValueError):
     """The request was wrong: one line that names the key, the value given and what is allowed (exit status 2)."""
@@ -9,6 +11,22 @@ class RequestError(ValueError):
     def __init__(self, key: str, value: object, allowed: str) -> None:
         self.key, self.value, self.allowed = key, value, allowed
         super().__init__(" ".join(f"{key}: {value!r} is refused: {allowed}".split("\n")))
+
+
+def whole_number(key: str, number: object, least: int | None = None) -> int:
+    """A whole number of any type (NumPy's, too), at least `least`.
+
+    Raises:
+        RequestError: it is not; `key` names it.
+
+    """
+    try:
+        found = index(number)  # type: ignore[arg-type]
+    except TypeError:
+        found = None
+    if found is None or isinstance(number, bool) or (least is not None and found < least):
+        raise RequestError(key, number, "a whole number" + ("" if least is None else f", at least {least}"))
+    return found
 
 
 class MissingExtra(RequestError):

@@ -64,11 +64,14 @@ def outcome(result: Outcome) -> None:
     """The best trials of a sweep, the winner beside real samples, and where everything is."""
     out = console()
     _print_best_trials(out, result)
+    if result.left:
+        _lines(out, [f"The time was over before {result.left} more trials had ended: go on with --resume --name {result.sweep}"])
     if result.distilled is None or result.registered is None:
-        _lines(out, ["No trial was finished: there is no winner. Try more trials, or a narrower space."])
+        advice = "" if result.left else " Try more trials, or a narrower space."
+        _lines(out, [f"No trial was finished: there is no winner.{advice}"])
         return
     record, registered = result.distilled.manifest, result.registered
-    _print_comparison(out, record.scores[1:], record.baselines, "the winner")
+    _print_comparison(out, record.standing(), record.baselines, "the winner")
     position = "is the best" if registered.is_best else f"is not better than version {registered.previous}"
     kind = ("--dataset", record.dataset.name, "--arch", record.network.arch, "--source", record.network.source)
     uri = _without_password(result.tracking_uri)
@@ -88,8 +91,8 @@ def outcome(result: Outcome) -> None:
 def _print_best_trials(out: Console, result: Outcome) -> None:
     finished = [t for t in result.trials if t.value is not None and t.state.name == "COMPLETE"]
     shown = sorted(finished, key=lambda t: -(t.value or 0.0))[:_TOP]
-    ends = [t.user_attrs.get("end", "?") for t in result.trials]
-    counts = [f"{ends.count(end)} {end}" for end in ("finished", "pruned", "diverged", "failed") if end in ends]
+    ends = [t.user_attrs.get("end", "failed") if t.state.is_finished() else "unfinished" for t in result.trials]
+    counts = [f"{ends.count(end)} {end}" for end in ("finished", "pruned", "diverged", "failed", "unfinished") if end in ends]
     title = f"{result.sweep}: {len(ends)} trials ({', '.join(counts)})"
     keys = sorted({key for trial in shown for key in trial.params})
     # A column for each key where they fit, under the key in two lines; otherwise all settings of a trial in one.

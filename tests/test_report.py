@@ -26,7 +26,7 @@ def outcome(params: dict[str, Any], trials: int = 3) -> Outcome:
         for i in range(trials)
     ]
     diverged = create_trial(state=TrialState.PRUNED, user_attrs={"end": "diverged"})
-    return Outcome("mine", "sqlite:///x.db", [*made, diverged], None, None, None, None, None)
+    return Outcome("mine", "sqlite:///x.db", [*made, diverged], 0, None, None, None, None, None)
 
 
 def _distribution(value: Any) -> Any:

@@ -18,16 +18,17 @@ import numpy.typing as npt
 from ddray.errors import MissingExtra, RequestError
 
 
-def data_root(given: Path | None) -> Path | None:
+def data_root(given: Path | str | None) -> Path | None:
     """The directory to look in before the cache: the one given, else that of `DDRAY_DATA`, else none.
 
     Raises:
         RequestError: it does not exist.
 
     """
-    key, root = ("--data", given) if given is not None else ("DDRAY_DATA", Path(os.environ.get("DDRAY_DATA", "")))
-    if given is None and not os.environ.get("DDRAY_DATA"):
+    found = os.environ.get("DDRAY_DATA") if given is None else given
+    if not found:
         return None
+    key, root = "DDRAY_DATA" if str(found) == os.environ.get("DDRAY_DATA") else "--data", Path(found)
     if not root.is_dir():
         raise RequestError(key, str(root), "a directory that exists")
     return root

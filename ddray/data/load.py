@@ -23,7 +23,7 @@ _TEST_SHARE = 0.2
 _FEELINGS = ("0", "1", "2", "3", "4"), ("very negative", "negative", "neutral", "positive", "very positive")
 
 
-def load(name: str, root: Path | None = None) -> Dataset | Corpus:
+def load(name: str | Path, root: Path | str | None = None) -> Dataset | Corpus:
     """Load a dataset by name, or a user's own from a file.
 
     Args:
@@ -40,6 +40,7 @@ def load(name: str, root: Path | None = None) -> Dataset | Corpus:
         RequestError: an unknown name, damaged files, or files that are neither on disk nor to be had.
 
     """
+    name = str(name)
     if name.endswith(".npz"):
         return read_npz(Path(name))
     if name.startswith("csv:"):

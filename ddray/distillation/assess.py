@@ -33,8 +33,8 @@ class Assessment:
 
 
 def assess(
-    place: Path, *, arch: str | None = None, nets: int | None = None, split: str = "validation", rate: float | None = None,
-    epochs: int | None = None, baselines: bool = True, data: Path | None = None, dataset: str | RealData | None = None,
+    place: Path | str, *, arch: str | None = None, nets: int | None = None, split: str = "validation", rate: float | None = None,
+    epochs: int | None = None, baselines: bool = True, data: Path | str | None = None, dataset: str | Path | RealData | None = None,
     device: str = "auto",
 ) -> Assessment:  # fmt: skip
     """Score the set in `place` with networks C; a look at the test split is stamped into its manifest, with its date.
@@ -47,6 +47,7 @@ def assess(
             without a rate, or a device that is not here.
 
     """
+    place = Path(place)
     if split not in ("validation", "test"):
         raise RequestError("--split", split, "validation or test")
     if split == "test":
@@ -55,16 +56,17 @@ def assess(
     distilled = load(place).to(resolve_device(device, "--device"))
     count = distilled.networks_to_score(nets)
     synthetic, order = distilled.schedule(rate, epochs)
-    if dataset is None or isinstance(dataset, str):
+    if dataset is None or isinstance(dataset, str | Path):
         dataset = load_dataset(distilled.manifest.dataset.name if dataset is None else dataset, data)
     dataset = distilled.real_data(dataset).to(distilled.inputs.device)
     network = _network(distilled, arch, dataset)
     config, known = distilled.manifest.distill_config, distilled.known
     engine = engine_for_scores(network, config.inner, distilled.manifest.engine, count * len(order))
     judge = Judge(dataset, cast(SplitName, split))
-    scores = scores_of(distilled, [judge], engine, count, synthetic, order)
+    otherwise = distilled.otherwise(rate, epochs, arch)
+    scores = [s.model_copy(update={"otherwise": otherwise}) for s in scores_of(distilled, [judge], engine, count, synthetic, order)]
     outputs = distilled.manifest.network.outputs
-    real = compare([judge], dataset, config, engine, outputs, known, count) if baselines else {}
+    real = compare([judge], dataset, config, engine, outputs, known, count, order) if baselines else {}
     if split == "test":
         stamp(place, scores)
         distilled = load(place)

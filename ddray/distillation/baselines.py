@@ -45,7 +45,7 @@ class Baseline:
 
 def choose(
     kind: Kind, validation: Judge, dataset: Dataset, config: DistillConfig, engine: Engine, outputs: int,
-    known: Tensor | None,
+    known: Tensor | None, order: Sequence[int],
 ) -> Baseline:  # fmt: skip
     """Draw the real examples and choose their learning rate on the validation split, with networks A."""
     classes = sample_classes(config.class_ids(dataset.classes), config.synthetic.samples_per_class)
@@ -57,15 +57,14 @@ def choose(
         draws = (class_averages(dataset, classes, steps),)
     labels = one_hot(classes, outputs).expand(steps, -1, -1).to(draws[0].device)
     candidates = [Baseline(kind, draws, labels, rate) for rate in RATES]
-    return max(candidates, key=lambda b: score(b, [validation], config, engine, known, "A", NETWORKS["A"])[0].mean)
+    return max(candidates, key=lambda b: score(b, [validation], config, engine, known, "A", NETWORKS["A"], order)[0].mean)
 
 
 def score(
     baseline: Baseline, judges: Sequence[Judge], config: DistillConfig, engine: Engine, known: Tensor | None,
-    networks: NetworkSet, n: int,
+    networks: NetworkSet, n: int, order: Sequence[int],
 ) -> tuple[Score, ...]:  # fmt: skip
-    """Score real examples on several splits, with networks trained for the same steps in the same order."""
-    order = config.step_order()
+    """Score real examples on several splits, with networks trained on minibatch `order[t]` of them at step t."""
     rates = constant_rates(baseline.rate, len(order), baseline.labels)
     accuracies: list[list[float]] = [[] for _ in judges]
     diverged = 0
@@ -83,12 +82,12 @@ def score(
 
 def compare(
     judges: Sequence[Judge], dataset: Dataset, config: DistillConfig, engine: Engine, outputs: int,
-    known: Tensor | None, n: int,
+    known: Tensor | None, n: int, order: Sequence[int],
 ) -> dict[str, tuple[Score, ...]]:  # fmt: skip
-    """The scores of every kind of baseline on several splits, by n networks of set C."""
+    """The scores of every kind of baseline on several splits, by n networks of set C, trained in a set's step order."""
     validation = next((judge for judge in judges if judge.split == "validation"), None) or Judge(dataset, "validation")
     results: dict[str, tuple[Score, ...]] = {}
     for kind in KINDS:
-        baseline = choose(kind, validation, dataset, config, engine, outputs, known)
-        results[kind] = score(baseline, judges, config, engine, known, "C", n)
+        baseline = choose(kind, validation, dataset, config, engine, outputs, known, order)
+        results[kind] = score(baseline, judges, config, engine, known, "C", n, order)
     return results

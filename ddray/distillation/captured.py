@@ -13,7 +13,7 @@ from ddray.distillation.cuda_graph import Captured
 from ddray.distillation.inner import Carry
 from ddray.distillation.outer import OuterLoss, RealBatch
 from ddray.distillation.traced import TracedStep, called, reason
-from ddray.distillation.unroll import Adjoint, Synthetic, advance, there_and_back
+from ddray.distillation.unroll import Adjoint, Synthetic, advance, forward_and_back
 
 
 class CapturedStep(TracedStep):
@@ -36,11 +36,11 @@ class CapturedStep(TracedStep):
         return function(*carry, x, y, rate) if found is None else tuple(t.clone() for t in found)
 
     @torch.no_grad()
-    def unrolled(
+    def outer_gradient(
         self, start: Tensor, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, *,
         adjoint: Adjoint, window: range, outer: OuterLoss,
     ) -> tuple[Tensor, Tensor, Synthetic]:  # fmt: skip
-        """As `ddray.distillation.unroll.unrolled`, the window and its way back as one piece."""
+        """As `ddray.distillation.unroll.outer_gradient`, the window and its way back as one piece."""
         carry = advance(self, self.begin(start), synthetic, order, 0, range(window.start))
         # One recording is for windows wherever they begin, so their minibatches are handed over in their order.
         whole = len(window) == len(order)
@@ -49,7 +49,7 @@ class CapturedStep(TracedStep):
 
         def function(*flat: Tensor) -> tuple[Tensor, ...]:
             *before, inputs, labels, rates, x, y = flat
-            weights, loss, slope = there_and_back(
+            weights, loss, slope = forward_and_back(
                 self.launched, tuple(before), Synthetic(inputs, labels, rates), seen_order, RealBatch(x, y), 0,
                 adjoint=adjoint, window=range(len(seen_order)), outer=outer,
             )  # fmt: skip

@@ -7,7 +7,6 @@ way the next time, and gives the same set.
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,15 +18,16 @@ import torch
 
 from ddray.data import RealData
 from ddray.distillation.config import DistillConfig, EngineConfig
-from ddray.distillation.engine import QUICK, resolve_device
-from ddray.distillation.inner import CARRIES
+from ddray.distillation.engine import MIN_STEPS_TO_TRACE, resolve_device
+from ddray.distillation.inner import carry_bytes
 from ddray.distillation.problem import check_problem
-from ddray.distillation.timing import Found, Measured
+from ddray.distillation.timing import Candidates, Choice
+from ddray.distillation.unroll import segment_length
 
 PLAIN: dict[str, str] = {
     "compile": "off", "layout": "blocked", "outer_layout": "blocked", "networks": "loop", "adjoint": "recompute",
 }  # fmt: skip
-GRAPHS = {"cpu": 2**28, "cuda": 2**31}
+MAX_GRAPH_BYTES = {"cpu": 2**28, "cuda": 2**31}
 """Bytes that the graphs of a whole unroll may take for the sake of speed: on a CPU, not many times what its caches hold."""
 
 
@@ -56,42 +56,49 @@ def settle(
         return engine
     dataset = dataset.presented(config.data.text)
     network, outputs = check_problem(dataset, arch, config)
-    carry = 4 * network.size * CARRIES[config.inner.optimiser]
-    carries = carry * config.seen_steps
+    carry = carry_bytes(network.size, config.inner.optimiser)
     work = trials * config.outer.steps * config.outer.networks * config.inner_steps
-    if work < QUICK and carries < GRAPHS[kind]:
+    if work < MIN_STEPS_TO_TRACE and carry * config.seen_steps < MAX_GRAPH_BYTES[kind]:
         return engine.model_copy(update={key: PLAIN[key] for key in left_open})
     with _threads(engine.threads):
         network.to(engine.device)
         found = _remembered(
-            Measured(engine, network, arch, dataset, config, outputs, alone=work if trials == 1 else 0)
+            Candidates(engine, network, arch, dataset, config, outputs, lone_steps=work if trials == 1 else 0)
         )
     chosen = {key: getattr(found, key) for key in PLAIN if key != "adjoint"}
-    chosen["adjoint"] = cheapest_adjoint(config.seen_steps, carry, found.saved_bytes, GRAPHS[kind])
+    chosen["adjoint"] = cheapest_adjoint(config.seen_steps, carry, found.saved_bytes, MAX_GRAPH_BYTES[kind])
     return engine.model_copy(update={key: chosen[key] for key in left_open})
 
 
-def cheapest_adjoint(length: int, carry_bytes: int, graph_bytes: int, room: int = GRAPHS["cpu"]) -> str:
-    """`full`, which takes no step twice, while its graphs fit in `room`; else whichever of the others needs less memory."""
-    if length * graph_bytes <= room:
+def cheapest_adjoint(steps: int, carry: int, graph: int, room: int = MAX_GRAPH_BYTES["cpu"]) -> str:
+    """`full`, which takes no step twice, while its graphs fit in `room`; else whichever of the others needs less memory.
+
+    Args:
+        steps: how many the gradient goes through.
+        carry: bytes of one.
+        graph: bytes that one step's graph holds.
+        room: bytes.
+
+    """
+    if steps * graph <= room:
         return "full"
-    root = math.ceil(math.sqrt(length))
-    recompute, checkpoint = length * carry_bytes + graph_bytes, root * (carry_bytes + graph_bytes)
+    length = segment_length(steps, "checkpoint")
+    recompute, checkpoint = steps * carry + graph, length * (carry + graph)
     return "recompute" if recompute <= checkpoint else "checkpoint"
 
 
-def _remembered(measured: Measured) -> Found:
+def _remembered(candidates: Candidates) -> Choice:
     """The choice of an earlier time on this machine, or a new one."""
     file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddray" / "engine.json"
     known: dict[str, Any] = {}
     with suppress(OSError, ValueError):  # none yet, or not ours to read: measured anew
         known = json.loads(file.read_text(encoding="utf-8"))
     with suppress(TypeError, KeyError):
-        return Found(**known[measured.name])
-    found = measured.choose()
+        return Choice(**known[candidates.name])
+    found = candidates.choose()
     with suppress(OSError, ValueError):  # others may have measured meanwhile
         known = json.loads(file.read_text(encoding="utf-8"))
-    known = {**known, measured.name: vars(found)} if isinstance(known, dict) else {measured.name: vars(found)}
+    known = {**(known if isinstance(known, dict) else {}), candidates.name: vars(found)}
     with suppress(OSError):  # no place to remember: measured again the next time
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)

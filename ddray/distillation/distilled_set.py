@@ -151,13 +151,23 @@ class DistilledSet:
             raise RequestError("rate", rate, "a positive number")
         return replace(self.synthetic, rates=constant_rates(rate, len(order), self.rates)), order
 
+    def otherwise(self, rate: float | None = None, epochs: int | None = None, arch: str | None = None) -> str | None:
+        """What of this differs from what the set records, in words; None where nothing does."""
+        recorded = len(self.manifest.step_order) // len(self.inputs)
+        differs = [
+            f"rate {rate:g}" if rate is not None else "",
+            f"{epochs} epochs" if epochs not in (None, recorded) else "",
+            str(arch) if arch not in (None, self.manifest.network.arch) else "",
+        ]
+        return ", ".join(filter(None, differs)) or None
+
     def evaluate(
         self,
         nets: int | None = None,
         split: SplitName = "validation",
         *,
-        dataset: RealData | None = None,
-        data: Path | None = None,
+        dataset: str | Path | RealData | None = None,
+        data: Path | str | None = None,
         network: nn.Module | None = None,
         protocol: Protocol = "as-distilled",
         rate: float | None = None,
@@ -169,7 +179,7 @@ class DistilledSet:
             nets: fresh networks, 20 if not given; a set for known networks has as many as it has starts.
             split: "validation" or "test". A look at test is written down by `ddray evaluate SET --split test`, which knows
                 the set's file; this call does not, and keeps no count of looks.
-            dataset: the real data; loaded by name if not given, from `data` if that is given.
+            dataset: the real data, or what leads to it; by itself the recorded name, looked for in `data` if that is given.
             network: a module to train in place of the one that the manifest names.
             protocol: "as-distilled" replays the recorded steps and rates; "retrain" is ordinary SGD on the samples;
                 "decoded", for text, replays them on the words nearest to the distilled ones.
@@ -182,7 +192,9 @@ class DistilledSet:
         """
         if protocol not in self.protocols:
             raise RequestError("protocol", protocol, f"one of {', '.join(self.protocols)}")
-        real = self.real_data(dataset or load_dataset(self.manifest.dataset.name, data))
+        if dataset is None or isinstance(dataset, str | Path):
+            dataset = load_dataset(self.manifest.dataset.name if dataset is None else dataset, data)
+        real = self.real_data(dataset)
         built = self.build_network(network)
         count = self.networks_to_score(nets)
         config = self.manifest.distill_config
@@ -190,7 +202,8 @@ class DistilledSet:
         synthetic = self.in_words(synthetic) if protocol == "decoded" else synthetic
         starts = starts_to_score(built, config.network, self.known, "C", count)
         engine = engine_for_scores(built, config.inner, self.manifest.engine, count * len(order))
-        return Judge(real.to(self.inputs.device), split).score(engine, starts, synthetic, order, protocol)
+        score = Judge(real.to(self.inputs.device), split).score(engine, starts, synthetic, order, protocol)
+        return score.model_copy(update={"otherwise": self.otherwise(rate, epochs)})
 
     def real_data(self, loaded: RealData) -> Dataset:
         """Real data as the set's networks are shown it: for text, by the set's own words and vectors.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -23,14 +24,14 @@ from ddray.distillation.inner import InnerStep
 from ddray.distillation.keys import parse
 from ddray.distillation.outer import OuterLoss, RealBatch
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
-from ddray.distillation.unroll import Adjoint, Synthetic, unrolled
+from ddray.distillation.unroll import Adjoint, Synthetic, outer_gradient
 from ddray.errors import RequestError
 from ddray.networks import Network
 
-QUICK = 3_000
-"""Inner steps, in all, of work that is done before tracing or timing anything would have paid."""
-SIDE_BY_SIDE = 20
-"""The most networks that are trained together; more would only wait for memory."""
+MIN_STEPS_TO_TRACE = 3_000
+"""Inner steps, in all, from which on tracing and timing pay; less work is done before they would have."""
+MAX_NETWORKS_AT_ONCE = 20
+"""Networks that are trained side by side; more would only wait for memory."""
 _DECIDES = ("device", "compile", "layout", "networks")  # settings of a record that matter to whoever trains without a gradient
 
 
@@ -40,7 +41,7 @@ class Engine:
 
     Attributes:
         step: the inner step of one network.
-        several: the inner step of several networks side by side; None: they go one after another.
+        batched_step: the inner step of several networks side by side; None: they go one after another.
         outer: the loss on real examples.
         adjoint: what the gradient's memory is spent on.
         tf32: whether a GPU may round the factors of products and convolutions; None: nothing computes on one.
@@ -48,7 +49,7 @@ class Engine:
     """
 
     step: InnerStep
-    several: InnerStep | None
+    batched_step: InnerStep | None
     outer: OuterLoss
     adjoint: Adjoint
     tf32: bool | None = None
@@ -58,23 +59,23 @@ class Engine:
         """What is trained."""
         return self.step.network
 
-    def unrolled(
+    def outer_gradient(
         self, step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, seed: int, window: range
     ) -> tuple[Tensor, Tensor, Synthetic]:
-        """`ddray.distillation.unroll.unrolled` in this engine's way: weights, losses, and the gradient."""
+        """`ddray.distillation.unroll.outer_gradient` in this engine's way: weights, losses, and the gradient."""
         self.arrange()
         if isinstance(step, CapturedStep):
-            return step.unrolled(start, synthetic, order, batch, adjoint=self.adjoint, window=window, outer=self.outer)
-        return unrolled(step, start, synthetic, order, batch, seed, adjoint=self.adjoint, window=window, outer=self.outer)
+            return step.outer_gradient(start, synthetic, order, batch, adjoint=self.adjoint, window=window, outer=self.outer)
+        return outer_gradient(step, start, synthetic, order, batch, seed, adjoint=self.adjoint, window=window, outer=self.outer)
 
     def groups(self, starts: Iterable[Tensor]) -> Iterator[tuple[InnerStep, Tensor]]:
         """Initial weights [P] as they are to be trained: alone, or stacked [k, P], each with the step for it."""
-        if self.several is None:
+        if self.batched_step is None:
             yield from ((self.step, start) for start in starts)
             return
         remaining = iter(starts)
-        while group := list(islice(remaining, SIDE_BY_SIDE)):
-            yield self.several, torch.stack(group)
+        while group := list(islice(remaining, MAX_NETWORKS_AT_ONCE)):
+            yield self.batched_step, torch.stack(group)
 
     def arrange(self) -> None:
         """Let a GPU compute as this engine's record says, from now on and in this process."""
@@ -95,17 +96,17 @@ def make_engine(network: Network, inner: InnerConfig | None = None, config: Engi
     written, compiled = config.compile in ("off", "auto"), config.compile == "max"
     on_card = next(network.module.parameters()).is_cuda
 
-    def step(*, several: bool) -> InnerStep:
+    def step(*, batched: bool) -> InnerStep:
         if written:
-            return InnerStep(network, inner, several=several, layout=layout)
+            return InnerStep(network, inner, batched=batched, layout=layout)
         kind = CapturedStep if on_card and not network.stochastic else TracedStep
-        return kind(network, inner, several=several, layout=layout, compiled=compiled)
+        return kind(network, inner, batched=batched, layout=layout, compiled=compiled)
 
-    batch = config.networks == "batch" and network.takes_company
+    side_by_side = config.networks == "batch" and network.vmappable
     outer = OuterLoss if written else partial(TracedOuterLoss, compiled=compiled, layout=outer_layout)
     return Engine(
-        step(several=False),
-        step(several=True) if batch else None,
+        step(batched=False),
+        step(batched=True) if side_by_side else None,
         outer(network, config.chunk, config.bfloat16),
         "recompute" if config.adjoint == "auto" else config.adjoint,
         config.tf32 if on_card else None,
@@ -135,7 +136,7 @@ def engine_for_scores(network: Network, inner: InnerConfig, recorded: Mapping[st
 
     """
     known = parse(EngineConfig, {key: recorded[key] for key in _DECIDES if key in recorded}, "engine.")
-    if steps < QUICK or known.compile in ("off", "auto"):
+    if steps < MIN_STEPS_TO_TRACE or known.compile in ("off", "auto"):
         return make_engine(network, inner)
     here = next(network.module.parameters()).device.type
     layout = known.layout if known.device.partition(":")[0] == here else "blocked"
@@ -155,8 +156,10 @@ def resolve_device(device: str, key: str = "engine.device") -> str:
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", device):
+        raise RequestError(key, device, "auto, cpu, cuda, or cuda:N for one card of several")
     try:
-        torch.zeros(1, device=device).item()  # `meta` is a device too, and holds no numbers
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise RequestError(key, device, str(error).splitlines()[0]) from None
     return device

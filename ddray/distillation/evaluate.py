@@ -25,7 +25,8 @@ Protocol = Literal["as-distilled", "retrain", "decoded"]
 MOST: dict[Protocol, int] = {"retrain": 5, "decoded": 20}
 """The most networks of the lesser scores: retraining takes hundreds of epochs, where a recorded schedule has a few steps."""
 SplitName = Literal["validation", "test"]
-_CHUNK = 512
+JUDGING_CHUNK = 512
+"""Examples that are judged at a time."""
 
 
 class Score(Record):
@@ -33,7 +34,7 @@ class Score(Record):
 
     Several networks are told as mean ± std over networks. A single known network has one accuracy; its uncertainty is
     over examples (Wilson's 95 % interval), and `std` is None. Networks whose weights did not stay finite are `diverged`:
-    they count as 0.
+    they count as 0. `otherwise` says what was not as the set records it: another rate, number of epochs or architecture.
     """
 
     protocol: Protocol
@@ -46,14 +47,16 @@ class Score(Record):
     interval: tuple[float, float] | None = None
     diverged: int = 0
     date: str
+    otherwise: str | None = None
 
     def __str__(self) -> str:
         """One line, in per cent."""
-        what = f"{self.protocol}, {self.split}" + (f", {self.diverged} of {self.n} diverged" if self.diverged else "")
+        lost = f", {self.diverged} of {self.n} diverged" if self.diverged else ""
+        what = f"{self.protocol}, {self.split}{lost}{f'; with {self.otherwise}' if self.otherwise else ''}"
         if self.std is not None:
             return f"{100 * self.mean:.2f} ± {100 * self.std:.2f} % (n = {self.n} networks; {what})"
         low, high = self.interval or (self.mean, self.mean)
-        return f"{100 * self.mean:.2f} % (one known network, 95 % interval {100 * low:.2f} to {100 * high:.2f}; {what})"
+        return f"{100 * self.mean:.2f} % (one network, 95 % interval {100 * low:.2f} to {100 * high:.2f}; {what})"
 
 
 def score_from(
@@ -148,7 +151,7 @@ class Judge:
         with ComparedPools():
             right: int = sum(
                 int((predictions(logits(x)) == y).sum())
-                for x, y in zip(self.x.split(_CHUNK), self.y.split(_CHUNK), strict=True)
+                for x, y in zip(self.x.split(JUDGING_CHUNK), self.y.split(JUDGING_CHUNK), strict=True)
             )
         return right / len(self.y)
 

@@ -23,10 +23,13 @@ from ddray.networks import Network
 
 Carry = tuple[Tensor, ...]
 """What travels from one inner step to the next: the weights [P], then what the optimiser remembers."""
-Pulled = tuple[Carry, Tensor, Tensor, Tensor]
-"""Gradients with respect to what a step was given: the carry, inputs [n, ...], labels [n, width], the rate."""
-Pullback = Callable[[Carry], Pulled]
-"""From the gradient with respect to what a step gave, to `Pulled`. Call it once; its graph is freed with it."""
+StepGradient = tuple[Carry, Tensor, Tensor, Tensor]
+"""The gradient of the loss with respect to a step's inputs: the carry, inputs [n, ...], labels [n, width], the rate."""
+Pullback = Callable[[Carry], StepGradient]
+"""Maps the gradient of the loss with respect to a step's outputs to that with respect to its inputs.
+
+It is called once; the step's graph is freed with it.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,12 @@ class InnerOptimiser:
 
 
 CARRIES = {"sgd": 1, "momentum": 2, "adam": 3}
-"""Vectors as long as the weights that an optimiser hands from step to step."""
+"""Vectors as long as the weights in an optimiser's carry."""
+
+
+def carry_bytes(weights: int, optimiser: str) -> int:
+    """Bytes of the carry of a network with so many weights, in float32."""
+    return 4 * weights * CARRIES[optimiser]
 
 
 def sgd(weights: Tensor, state: Carry, gradient: Tensor, rate: Tensor) -> tuple[Tensor, Carry]:
@@ -93,10 +101,10 @@ def soft_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return -(labels * F.log_softmax(logits, dim=-1)).sum(-1).mean()
 
 
-def vjp(function: Callable[..., Carry], *given: Any) -> tuple[Carry, Callable[[Carry], Pulled]]:
-    """`torch.func.vjp` of a step: what it gives, and the way back."""
-    after, reverse = torch.func.vjp(function, *given)[:2]
-    return after, reverse
+def vjp(function: Callable[..., Carry], *given: Any) -> tuple[Carry, Pullback]:
+    """`torch.func.vjp` of a step: its outputs, and the way back."""
+    after, pullback = torch.func.vjp(function, *given)[:2]
+    return after, pullback
 
 
 class InnerStep:
@@ -105,21 +113,21 @@ class InnerStep:
     Args:
         network: what is trained.
         config: the optimiser and its constants.
-        several: weights are [k, P], those of k networks that take the step side by side (`torch.func.vmap`); what is
-            given back for inputs, labels and rate is then summed over them.
+        batched: weights are [k, P], those of k networks that take the step side by side (`torch.func.vmap`); gradients
+            with respect to inputs, labels and rate are then summed over them.
         layout: how convolutions are computed.
 
     """
 
     def __init__(
-        self, network: Network, config: InnerConfig | None = None, *, several: bool = False, layout: str = "blocked"
+        self, network: Network, config: InnerConfig | None = None, *, batched: bool = False, layout: str = "blocked"
     ) -> None:
-        self.network, self.config, self.several, self.layout = network, config or InnerConfig(), several, layout
+        self.network, self.config, self.batched, self.layout = network, config or InnerConfig(), batched, layout
         self.optimiser = make_optimiser(self.config)
 
     def begin(self, weights: Tensor) -> Carry:
         """The carry before the first step from `weights` [P]."""
-        if self.several:
+        if self.batched:
             return (weights, *torch.func.vmap(self.optimiser.begin)(weights))
         return (weights, *self.optimiser.begin(weights))
 
@@ -136,15 +144,14 @@ class InnerStep:
             after, reverse = vjp(self._function, carry, x, y, rate)
 
         @torch.no_grad()
-        def pullback(slope: Carry) -> Pulled:
+        def pullback(d_after: Carry) -> StepGradient:
             with convolutions(self.layout):
-                pulled: Pulled = reverse(slope)
-            return pulled
+                return reverse(d_after)
 
         return after, pullback
 
     def _function(self, carry: Carry, x: Tensor, y: Tensor, rate: Tensor) -> Carry:
-        if self.several:
+        if self.batched:
             return torch.func.vmap(self._one, (0, None, None, None))(carry, x, y, rate)
         return self._one(carry, x, y, rate)
 

@@ -7,13 +7,13 @@ convolution of the graph, in order, so that it can be written down and kept:
     B   blocked: oneDNN
     P   plain: torch's own kernel
     X   a derivative in two halves: by the input plain, by the weight blocked
-    Y   the other way round
+    Y   a derivative in two halves: by the input blocked, by the weight plain
 
 On a GPU, where B is cuDNN:
 
     M   matrix products over patches
     U   a derivative in two halves: by the input as products, by the weight by cuDNN
-    V   the other way round
+    V   a derivative in two halves: by the input by cuDNN, by the weight as products
 
 and matrix products have letters too:
 
@@ -39,8 +39,8 @@ from ddray.distillation.cuda_graph import Captured, now
 _aten = torch.ops.aten
 _FORWARD, _BACKWARD = _aten.convolution.default, _aten.convolution_backward.default
 _PRODUCT, _PRODUCT_PLUS = _aten.mm.default, _aten.addmm.default
-_LONG = 64  # terms of a product's sums from which on parts are tried
-_FEW = 2**20  # products of numbers up to which they are tried one by one
+_MIN_TERMS_IN_PARTS = 64  # of a product's sums, to try them in parts
+_MAX_TERM_BY_TERM = 2**20  # multiplications in a product, to try it term by term
 _SECONDS = 0.02  # to spend on the timing of one of them, if it is not slower than that
 
 
@@ -148,9 +148,9 @@ def _product_forms(target: Any, args: Sequence[Any]) -> dict[str, Callable[..., 
     forms: dict[str, Callable[..., Any]] = {}
     (rows, length), columns = args[-2].shape, args[-1].shape[1]
     parts = products.number_of_parts(length)
-    if parts > 1 and length >= _LONG and 4 * parts * rows * columns <= products.LARGEST:
+    if parts > 1 and length >= _MIN_TERMS_IN_PARTS and 4 * parts * rows * columns <= products.LARGEST:
         forms["S"] = products.in_parts
-    if rows * length * columns <= _FEW:
+    if rows * length * columns <= _MAX_TERM_BY_TERM:
         forms["D"] = products.term_by_term
     if target is _PRODUCT_PLUS:
         forms = {letter: products.plus(form) for letter, form in forms.items()}
@@ -184,7 +184,7 @@ def input_by_products(*args: Any) -> Any:
 
 
 def weight_by_products(*args: Any) -> Any:
-    """The other way round."""
+    """A convolution's derivatives by weight and bias as matrix products, that by the input by cuDNN."""
     *same, (_, weight, bias) = args
     return (_BACKWARD(*same, [True, False, False])[0], *products.backward(*same, [False, weight, bias])[1:])
 
@@ -199,20 +199,20 @@ def plain_forward(*args: Any) -> Any:
 
 
 def plain_backward(*args: Any) -> Any:
-    """Its derivatives by torch's own kernels."""
+    """A convolution's derivatives by torch's own kernels."""
     slope, x, weight, _, stride, padding, _, _, _, _, mask = args
     return _aten._slow_conv2d_backward.output_mask(slope, x, weight, weight.shape[2:], stride, padding, mask)
 
 
 def input_plain_backward(*args: Any) -> Any:
-    """Its derivative by the input by torch's own kernel, those by weight and bias by oneDNN."""
+    """A convolution's derivative by the input by torch's own kernel, those by weight and bias by oneDNN."""
     *same, (_, weight, bias) = args
     by_input = plain_backward(*same, [True, False, False])[0]
     return (by_input, *_BACKWARD(*same, [False, weight, bias])[1:])
 
 
 def weight_plain_backward(*args: Any) -> Any:
-    """The other way round."""
+    """A convolution's derivatives by weight and bias by torch's own kernel, that by the input by oneDNN."""
     *same, (_, weight, bias) = args
     by_input = _BACKWARD(*same, [True, False, False])[0]
     return (by_input, *plain_backward(*same, [False, weight, bias])[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -20,11 +21,46 @@ def parse(model: type[M], values: Mapping[str, Any], prefix: str = "") -> M:
         return model.model_validate(values)
     except ValidationError as invalid:
         error = invalid.errors(include_url=False)[0]
-        key = prefix + ".".join(str(part) for part in error["loc"])
-        allowed = str(error["msg"]).removeprefix("Value error, ")
-        if error["type"] == "extra_forbidden":
-            allowed = f"there is no such key; known here: {', '.join(sorted(model.model_fields))}"
-        raise RequestError(key or model.__name__, error["input"], allowed) from None
+        key = prefix + ".".join(str(part) for part in error["loc"] if part != "[key]")
+        value = None if error["type"] == "missing" else error["input"]
+        raise RequestError(key or model.__name__, value, _allowed(error, model)) from None
+
+
+def _allowed(error: Any, model: type[BaseModel]) -> str:
+    """What pydantic would have taken, in our words where its own are of its types."""
+    limits = error.get("ctx", {})
+    if isinstance(error["input"], float) and not math.isfinite(error["input"]):
+        return "a finite number"
+    match error["type"]:
+        case "extra_forbidden":
+            return f"there is no such key; known here: {', '.join(sorted(model.model_fields))}"
+        case "missing":
+            return "it has to be given"
+        case "literal_error":
+            return f"one of {limits['expected']}"
+        case "tuple_type" | "list_type":
+            return "a list"
+        case "dict_type" | "mapping_type" | "model_type" | "model_attributes_type":
+            return "keys with values"
+        case "greater_than":
+            return f"a number above {limits['gt']:g}"
+        case "greater_than_equal":
+            return f"at least {limits['ge']:g}"
+        case "less_than":
+            return f"a number below {limits['lt']:g}"
+        case "less_than_equal":
+            return f"at most {limits['le']:g}"
+        case "bool_type" | "bool_parsing":
+            return "true or false"
+        case "string_pattern_mismatch":
+            return f"text of the form {limits['pattern'].strip('^$()').replace('|', ', ')}"
+        case "string_type":
+            return "a text"
+        case "int_type" | "int_from_float" | "int_parsing":
+            return "a whole number"
+        case "float_type" | "float_parsing":
+            return "a number"
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def nest(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:

@@ -7,15 +7,16 @@ import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from itertools import product
+from typing import Any, Literal, get_args
 
 from ddray.data import Dataset, TextDataset
 from ddray.distillation.config import DistillConfig, Record
-from ddray.distillation.evaluate import Score
+from ddray.distillation.evaluate import Protocol, Score, SplitName
 from ddray.networks import Law
 
-FORMAT = 2
-"""2 knows text; sets of format 1 have none."""
+FORMAT = 3
+"""2 knows text, 3 knows scores that were taken otherwise than the set records; sets of lower formats have none."""
 
 
 class DatasetRecord(Record):
@@ -96,6 +97,16 @@ class Manifest(Record):
     def distill_config(self) -> DistillConfig:
         """The settings that made the set."""
         return DistillConfig.from_flat(self.config)
+
+    def score(self, split: SplitName, protocol: Protocol = "as-distilled") -> Score | None:
+        """The score that stands for the set, trained as it records: that by the most networks; of equals, the latest."""
+        found = [s for s in self.scores if (s.split, s.protocol) == (split, protocol) and s.otherwise is None]
+        return max(reversed(found), key=lambda score: score.n, default=None)
+
+    def standing(self) -> list[Score]:
+        """The scores that stand for the set, of every protocol and split that it has any of."""
+        pairs = product(get_args(Protocol), get_args(SplitName))
+        return [score for protocol, split in pairs if (score := self.score(split, protocol)) is not None]
 
     def test_looks(self) -> int:
         """How often the test split has been looked at for this set."""

@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from ddray.data import Dataset, RealData
 from ddray.distillation.config import DistillConfig, EngineConfig
-from ddray.distillation.engine import SIDE_BY_SIDE, Engine, make_engine
+from ddray.distillation.engine import MAX_NETWORKS_AT_ONCE, Engine, make_engine
+from ddray.distillation.evaluate import JUDGING_CHUNK
 from ddray.distillation.graphs import Graphs, alive_at_once, trace
-from ddray.distillation.inner import CARRIES
+from ddray.distillation.inner import carry_bytes
 from ddray.distillation.problem import check_problem
 from ddray.distillation.streams import NETWORKS
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
-from ddray.distillation.unroll import segment_length
+from ddray.distillation.unroll import segment_count, segment_length
+from ddray.networks import Network
 
-_SHOWN = 8  # bytes of a real batch for each of its numbers where they are looked up: float32, beside the batch before
-JUDGED = 512  # real examples that a network is scored on at a time
+# What is learned, its gradient, Adam's two moments, the best copy, the set as the inner loop sees it, and the gradients with
+# respect to that: of the networks so far, and of the present one.
+_SET_COPIES = 8
+# Bytes of a real batch for each of its numbers. An image: uint8 as it is stored and as it is augmented, float32 as it is
+# normalised. A word's vector: float32, beside the batch before.
+_IMAGE_BATCH_BYTES, _TEXT_BATCH_BYTES = 1 + 1 + 4, 4 + 4
 
 
 @dataclass(frozen=True)
@@ -62,54 +66,70 @@ def footprint(dataset: RealData, arch: str, config: DistillConfig, engine: Engin
     dataset = dataset.presented(config.data.text)
     network, outputs = check_problem(dataset, arch, config)
     made = make_engine(network, config.inner, engine)
+    on_card = engine.device.startswith("cuda")
     samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a step cannot be traced is said where it runs
         graphs = _graphs(made, (samples, *dataset.input_shape), (samples, outputs))
-    saved = 0 if graphs is None else graphs.saved_bytes
-    together = at_once(made, config)
-    longest = segment_length(config.seen_steps, made.adjoint)
-    kept = math.ceil(config.seen_steps / longest)
-    last = config.seen_steps - (kept - 1) * longest  # steps whose graphs are there when the outer loss is taken
-    carry = 4 * network.size * CARRIES[config.inner.optimiser]
-    stored = 4 * config.stored_samples(dataset.classes) * (torch.Size(dataset.input_shape).numel() + outputs)
-    known = config.network.starts if config.network.source == "fixed" else 0
-    ahead = 2 * config.outer.networks if engine.device.startswith("cuda") and not known else 0  # of this step and the next
-    batch = config.outer.batch * torch.Size(dataset.input_shape).numel()
+    carry, graph = carry_bytes(network.size, config.inner.optimiser), 0 if graphs is None else graphs.saved_bytes
+    length, count = segment_length(config.seen_steps, made.adjoint), segment_count(config.seen_steps, made.adjoint)
+    together = networks_at_once(made, config)
+    recorded = together * length * graph
+    # What passes comes on top of `recorded`, whose graphs are not all there when it does: at the outer loss those of the last
+    # segment are, which may be shorter than the others, and at a score none.
+    last = config.seen_steps - (count - 1) * length
+    step_bytes = together * _peak_of_step(graphs)
+    outer_bytes = together * (_peak_of_outer_loss(made, dataset, config, on_card) - (length - last) * graph)
+    training_bytes = networks_scored_at_once(made, config) * (2 * carry + _peak_of_forward(graphs))
+    score_bytes = max(_peak_of_judging(made, dataset), training_bytes) - recorded
     return Footprint(
-        weights=together * carry * (kept + longest),
-        graphs=together * longest * saved,
-        passing=max(
-            together * _passing(graphs),
-            together * (_outer(made, dataset, config, engine.device.startswith("cuda")) - (longest - last) * saved),
-            max(_judging(made, dataset), scored(made, config) * (2 * carry + _forward(graphs))) - together * longest * saved,
-        ),
-        set=8 * stored + (_SHOWN if dataset.expands else 6) * batch + 4 * network.size * (1 + known + ahead) + _own(dataset)
-        + judged(dataset),
+        weights=together * carry * (count + length),  # one before each segment, and those inside the one that is recorded
+        graphs=recorded,
+        passing=max(step_bytes, outer_bytes, score_bytes),
+        set=_standing_bytes(dataset, network, config, outputs, on_card),
     )
 
 
-def at_once(made: Engine, config: DistillConfig) -> int:
+def _standing_bytes(dataset: Dataset, network: Network, config: DistillConfig, outputs: int, on_card: bool) -> int:
+    """What is there from the first outer step to the last."""
+    batch_numbers = config.outer.batch * math.prod(dataset.input_shape)
+    batch_bytes = (_TEXT_BATCH_BYTES if dataset.expands else _IMAGE_BATCH_BYTES) * batch_numbers
+    known = config.network.starts if config.network.source == "fixed" else 0
+    ahead = 2 * config.outer.networks if on_card and not known else 0  # fresh networks of this step and the next
+    network_bytes = 4 * network.size * (1 + known + ahead)
+    data_bytes = _private_data_bytes(dataset) + validation_bytes(dataset)
+    return set_bytes(dataset, config, outputs) + batch_bytes + network_bytes + data_bytes
+
+
+def set_bytes(dataset: Dataset, config: DistillConfig, outputs: int) -> int:
+    """The set, in all the copies that learning keeps of it."""
+    copy = 4 * config.stored_samples(dataset.classes) * (math.prod(dataset.input_shape) + outputs)
+    return _SET_COPIES * copy
+
+
+def networks_at_once(made: Engine, config: DistillConfig) -> int:
     """Networks that an outer step's gradient goes through at once."""
-    return 1 if made.several is None or config.outer.window else min(config.outer.networks, SIDE_BY_SIDE)
-
-
-def scored(made: Engine, config: DistillConfig) -> int:
-    """Networks that are trained together for a score."""
-    if made.several is None:
+    if made.batched_step is None or config.outer.window:
         return 1
-    return min(SIDE_BY_SIDE, config.network.starts if config.network.source == "fixed" else NETWORKS["B"])
+    return min(config.outer.networks, MAX_NETWORKS_AT_ONCE)
 
 
-def _own(dataset: Dataset) -> int:
-    """Bytes of examples that a process keeps for itself: texts of the length asked for, where images are shared."""
+def networks_scored_at_once(made: Engine, config: DistillConfig) -> int:
+    """Networks that are trained together for a score."""
+    if made.batched_step is None:
+        return 1
+    return min(MAX_NETWORKS_AT_ONCE, config.network.starts if config.network.source == "fixed" else NETWORKS["B"])
+
+
+def _private_data_bytes(dataset: Dataset) -> int:
+    """Examples that a process keeps for itself: texts of the length asked for, where images are shared."""
     if not dataset.expands:
         return 0
     return sum(s.x.numel() * s.x.element_size() for s in (dataset.train, dataset.validation, dataset.test))
 
 
-def judged(dataset: Dataset) -> int:
-    """Bytes of the validation split as it is judged on: images in order, and normalised; texts in order."""
+def validation_bytes(dataset: Dataset) -> int:
+    """The validation split as it is judged on: images in order, and normalised; texts in order."""
     x = dataset.validation.x
     return x.numel() * (x.element_size() + (0 if dataset.expands else 4))
 
@@ -120,7 +140,8 @@ def _graphs(made: Engine, x: tuple[int, ...], y: tuple[int, ...]) -> Graphs | No
     return step.sketch(carry, torch.empty(x), torch.empty(y), torch.empty(()))
 
 
-def _passing(graphs: Graphs | None) -> int:
+def _peak_of_step(graphs: Graphs | None) -> int:
+    """The most bytes alive in a recorded step or its reverse, beside what the one leaves for the other."""
     if graphs is None:
         return 0
     record, reverse = graphs.record, graphs.reverse
@@ -129,7 +150,7 @@ def _passing(graphs: Graphs | None) -> int:
     return max(alive_at_once(record, outputs), alive_at_once(reverse))
 
 
-def _forward(graphs: Graphs | None) -> int:
+def _peak_of_forward(graphs: Graphs | None) -> int:
     """The most bytes alive in a step that keeps nothing for a reverse."""
     if graphs is None:
         return 0
@@ -137,16 +158,15 @@ def _forward(graphs: Graphs | None) -> int:
     return alive_at_once(graphs.forward)
 
 
-def _outer(made: Engine, dataset: Dataset, config: DistillConfig, on_card: bool) -> int:
+def _peak_of_outer_loss(made: Engine, dataset: Dataset, config: DistillConfig, on_card: bool) -> int:
+    """The most bytes alive in the outer loss and its gradient, of one network."""
     size = made.outer.chunk_size(config.outer.batch, on_card=on_card)
     x, y = torch.empty(size, *dataset.input_shape), torch.zeros(size).long()
     outer = TracedOuterLoss(made.network, layout=getattr(made.outer, "layout", "blocked"))
     return alive_at_once(outer.sketch(torch.empty(made.network.size), x, y))
 
 
-def _judging(made: Engine, dataset: Dataset) -> int:
-    return _sketched(lambda weights, x: made.network(weights, x), made, torch.empty(JUDGED, *dataset.input_shape))
-
-
-def _sketched(function: Callable[..., Any], made: Engine, *given: Tensor) -> int:
-    return alive_at_once(trace(function, torch.empty(made.network.size), *given))
+def _peak_of_judging(made: Engine, dataset: Dataset) -> int:
+    """The most bytes alive while a network is scored on real examples."""
+    weights, x = torch.empty(made.network.size), torch.empty(JUDGING_CHUNK, *dataset.input_shape)
+    return alive_at_once(trace(lambda weights, x: made.network(weights, x), weights, x))

@@ -56,9 +56,9 @@ class OuterLoss:
         total, gradient = torch.zeros_like(weights[..., 0]), torch.zeros_like(weights)
         size = self.chunk_size(len(batch.y), on_card=batch.x.is_cuda)
         for x, y in zip(batch.x.split(size), batch.y.split(size), strict=True):
-            loss, slope = self.piece(weights, x, y)
+            loss, d_weights = self.piece(weights, x, y)
             total.add_(loss, alpha=len(y) / len(batch.y))
-            gradient.add_(slope, alpha=len(y) / len(batch.y))
+            gradient.add_(d_weights, alpha=len(y) / len(batch.y))
         return total, gradient
 
     def piece(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,23 +7,33 @@ import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ddray.data import Dataset, RealData
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.engine import make_engine
-from ddray.distillation.inner import CARRIES
-from ddray.distillation.memory import JUDGED, Footprint, at_once, footprint, judged, scored
+from ddray.distillation.evaluate import JUDGING_CHUNK
+from ddray.distillation.inner import carry_bytes
+from ddray.distillation.memory import (
+    Footprint,
+    footprint,
+    networks_at_once,
+    networks_scored_at_once,
+    set_bytes,
+    validation_bytes,
+)
 from ddray.distillation.problem import check_problem
-from ddray.distillation.unroll import segment_length
+from ddray.distillation.unroll import segment_count, segment_length
 from ddray.errors import RequestError
 
 PROCESS = 700 * 2**20
 """A process that has imported torch and ddray and taken a step."""
-CARD = 800 * 2**20
-"""The same on a GPU: CUDA and its libraries."""
-LIBRARIES = 1.25
-"""What torch's allocator had reserved on an H200 over what its tensors were to take: cuDNN's workspaces and gaps."""
-FEW = 2 * 2**30
+CUDA_CONTEXT = 800 * 2**20
+"""What CUDA and its libraries take of a GPU's memory, besides tensors."""
+GPU_OVERHEAD = 1.25
+"""Bytes that torch's allocator reserves of a GPU for each byte predicted, as measured on an H200: cuDNN's workspaces, and gaps."""
+ALWAYS_AVAILABLE = 2 * 2**30
 """Bytes that any machine has for a trial: work that clearly takes less is not looked at more closely."""
 
 
@@ -34,14 +44,14 @@ def needed(dataset: RealData, arch: str, config: DistillConfig, engine: EngineCo
         RequestError: dataset, architecture and settings do not go together.
 
     """
-    return _in_all(footprint(dataset, arch, config, engine), dataset.presented(config.data.text), engine)
+    return _process_bytes(footprint(dataset, arch, config, engine), dataset.presented(config.data.text), engine)
 
 
-def _in_all(found: Footprint, dataset: Dataset, engine: EngineConfig) -> int:
+def _process_bytes(found: Footprint, dataset: Dataset, engine: EngineConfig) -> int:
     if not engine.device.startswith("cuda"):
         return found.total + PROCESS
     splits = () if dataset.expands else (dataset.train, dataset.validation, dataset.test)  # texts are in the footprint
-    return int(LIBRARIES * found.total) + sum(s.x.numel() * s.x.element_size() for s in splits) + CARD
+    return int(GPU_OVERHEAD * found.total) + sum(s.x.numel() * s.x.element_size() for s in splits) + CUDA_CONTEXT
 
 
 def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: EngineConfig) -> int:
@@ -60,12 +70,12 @@ def check_memory(dataset: RealData, arch: str, config: DistillConfig, engine: En
         have, where = int(torch.cuda.get_device_properties(engine.device).total_memory), "this card"
     else:
         have, where = machine_memory(), "this machine"
-    if 3 * _rough(dataset, arch, config, engine) < min(have, FEW):
+    if 3 * _rough(dataset, arch, config, engine) < min(have, ALWAYS_AVAILABLE):
         return 0
     thrifty = [engine.model_copy(update={"adjoint": adjoint}) for adjoint in ("recompute", "checkpoint")]
     allowed = thrifty if engine.adjoint == "auto" else [engine]
     found = min((footprint(dataset, arch, config, one) for one in allowed), key=lambda one: one.total)
-    wanted = _in_all(found, dataset, engine)
+    wanted = _process_bytes(found, dataset, engine)
     if wanted > have:
         if found.weights + found.graphs < found.passing:
             raise RequestError(
@@ -106,8 +116,13 @@ def _rough(dataset: Dataset, arch: str, config: DistillConfig, engine: EngineCon
     """Bytes by what the layers put out for one example, without a trace: right within a factor of three or so."""
     network, outputs = check_problem(dataset, arch, config)
     counts: list[int] = []
+
+
+    def note(_layer: object, _given: object, out: object) -> None:
+        counts.extend(leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor))  # attention gives several
+
     hooks = [
-        layer.register_forward_hook(lambda _layer, _given, out: counts.append(out.numel()))
+        layer.register_forward_hook(note)
         for layer in network.module.modules()
         if not list(layer.children())
     ]
@@ -116,14 +131,12 @@ def _rough(dataset: Dataset, arch: str, config: DistillConfig, engine: EngineCon
         hook.remove()
     samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
     made = make_engine(network, config.inner, engine)
-    longest = segment_length(config.seen_steps, made.adjoint)
-    carry = 4 * network.size * CARRIES[config.inner.optimiser]
-    carries = carry * (math.ceil(config.seen_steps / longest) + 3 * longest + 4)
-    together = max(at_once(made, config), scored(made, config))
-    chunk = config.outer.batch if network.mixes_examples or engine.device != "cpu" else max(JUDGED, engine.chunk)
-    stored = 4 * config.stored_samples(dataset.classes) * (math.prod(dataset.input_shape) + outputs)
-    each = carries + 4 * sum(counts) // 2 * (6 * samples * longest + 2 * chunk)
-    return together * each + 8 * stored + judged(dataset)
+    length, count = segment_length(config.seen_steps, made.adjoint), segment_count(config.seen_steps, made.adjoint)
+    carries = carry_bytes(network.size, config.inner.optimiser) * (count + 3 * length + 4)
+    together = max(networks_at_once(made, config), networks_scored_at_once(made, config))
+    chunk = config.outer.batch if network.mixes_examples or engine.device != "cpu" else max(JUDGING_CHUNK, engine.chunk)
+    each = carries + 4 * sum(counts) // 2 * (6 * samples * length + 2 * chunk)
+    return together * each + set_bytes(dataset, config, outputs) + validation_bytes(dataset)
 
 
 def gib(size: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ddray.distillation.distilled_set import DistilledSet, vectors_of
 from ddray.distillation.distiller import Distiller
 from ddray.distillation.engine import resolve_device
 from ddray.distillation.evaluate import Score
+from ddray.distillation.keys import parse
 from ddray.distillation.manifest import (
     DatasetRecord,
     Manifest,
@@ -26,7 +28,9 @@ from ddray.distillation.manifest import (
     label_kind,
 )
 from ddray.distillation.preflight import check_memory
-from ddray.errors import Diverged
+from ddray.distillation.set_files import read, refuse_foreign
+from ddray.errors import Diverged, RequestError, whole_number
+from ddray.files import writable_folder
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def distill(
     *,
     seed: int = 0,
     data: Path | str | None = None,
-    engine: EngineConfig | None = None,
+    engine: EngineConfig | Mapping[str, Any] | None = None,
     checkpoint: Path | str | None = None,
     save_to: Path | str | None = None,
     report: Callable[[Progress], None] | None = None,
@@ -63,24 +67,68 @@ def distill(
         config: dotted keys with their values, or a whole configuration.
         seed: decides everything random.
         data: where to look for the dataset's files.
-        engine: how to compute; what it leaves open is settled first, by `ddray.distillation.choose`.
+        engine: how to compute, a record or its keys with their values; what it leaves open is settled first, by
+            `ddray.distillation.choose`.
         checkpoint: a file to resume from if it is there, and to save to after every look; removed at the end, when the set is
             saved.
-        save_to: a directory to save the set in.
+        save_to: a directory to save the set in; a set of the same distillation that lies there is replaced.
         report: called after every look.
 
     Raises:
-        RequestError: a setting that is not allowed, or that the dataset or network cannot take.
+        RequestError: a setting that is not allowed, or that the dataset or network cannot take; a place that cannot be written
+            to, or holds something else.
         Diverged: a number stopped being finite before any set was seen that trains networks; after one, the best is
             returned, with a RuntimeWarning.
 
     """
-    if isinstance(dataset, str | Path):
-        dataset = load_dataset(str(dataset), Path(data) if data else None)
-    checkpoint = None if checkpoint is None else Path(checkpoint)
+    seed = whole_number("seed", seed)
+    checkpoint, place = (None if path is None else Path(path) for path in (checkpoint, save_to))
     settings = config if isinstance(config, DistillConfig) else DistillConfig.from_flat(config or {})
+    if not isinstance(engine, EngineConfig):
+        engine = parse(EngineConfig, engine or {}, "engine.")
+    if isinstance(dataset, str | Path):
+        dataset = load_dataset(dataset, data)
+    with ExitStack() as folders:
+        if place is not None:
+            _refuse_to_lose(place, dataset, arch, settings, seed)
+            folders.enter_context(writable_folder(place.absolute().parent, "--out"))
+        if checkpoint is not None:
+            folders.enter_context(writable_folder(checkpoint.absolute().parent, "checkpoint"))
+        distiller = _begin(dataset, arch, settings, seed, engine, checkpoint)
+        try:
+            _run(distiller, checkpoint, report)
+        except Diverged as diverged:
+            if distiller.best is None:
+                raise
+            kept = f"kept is the best set seen before, of step {distiller.best.step} of {settings.outer.steps}"
+            warnings.warn(f"{diverged}: {kept}", RuntimeWarning, stacklevel=2)
+        finished = finished_set(distiller)
+        if place is not None:
+            finished.save(place)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        return finished
+
+
+def _refuse_to_lose(place: Path, dataset: RealData, arch: str, settings: DistillConfig, seed: int) -> None:
+    """Refuse to save where anything lies but a set of the same distillation, or one that is damaged."""
+    refuse_foreign(place)
+    try:
+        there = read(place)[1]
+    except RequestError:
+        return
+    if (there.dataset.digests, there.network.arch, there.distill_config, there.seed) != (
+        dataset.digests(), arch, settings, seed,
+    ):  # fmt: skip
+        what = f"{there.dataset.name} × {there.network.arch}, seed {there.seed}"
+        raise RequestError("--out", str(place), f"a set of another distillation lies there ({what}); name a new directory")
+
+
+def _begin(
+    dataset: RealData, arch: str, settings: DistillConfig, seed: int, engine: EngineConfig, checkpoint: Path | None
+) -> Distiller:
+    """A distiller at its first step or, where there is a checkpoint, at the step of that; nothing of its engine left open."""
     resumed = checkpoint is not None and checkpoint.exists()
-    engine = engine or EngineConfig()
     if checkpoint is not None and resumed:
         engine = state.as_before(engine, checkpoint)
     engine = engine.model_copy(update={"device": resolve_device(engine.device)})
@@ -91,19 +139,7 @@ def distill(
     distiller = Distiller(dataset, arch, settings, seed=seed, engine=engine)
     if checkpoint is not None and resumed:
         state.load(distiller, checkpoint)
-    try:
-        _run(distiller, checkpoint, report)
-    except Diverged as diverged:
-        if distiller.best is None:
-            raise
-        kept = f"kept is the best set seen before, of step {distiller.best.step} of {settings.outer.steps}"
-        warnings.warn(f"{diverged}: {kept}", RuntimeWarning, stacklevel=2)
-    finished = finished_set(distiller)
-    if save_to is not None:
-        finished.save(save_to)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-    return finished
+    return distiller
 
 
 def _run(distiller: Distiller, checkpoint: Path | None, report: Callable[[Progress], None] | None) -> None:

@@ -23,18 +23,18 @@ from ddray.distillation.streams import generator
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
 from ddray.networks import Network
 
-LONG = {"cpu": 1200, "cuda": 400}
+MIN_SECONDS_TO_COMPILE = {"cpu": 1200, "cuda": 400}
 """Seconds of inner steps in one distillation, from which on it pays to compile them for half a minute."""
 _MARGIN = 0.95  # a less plain way has to be faster than this share of a plainer one's time
-_ENOUGH = 1024  # synthetic examples of a step to time: which way is the fastest does not change beyond them
-_SIDE_BY_SIDE = 4  # networks to time together
+_MAX_SAMPLES_TIMED = 1024  # synthetic examples of a step: which way is the fastest does not change beyond them
+_NETWORKS_TIMED = 4  # side by side
 _ROUNDING = 1e-3  # relative difference of gradients in float32; layers that are wrong side by side are off by 1e-2 or more
 _PATIENCE = 1.0  # seconds: what takes longer is timed once, and not in a layout that began badly
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was measured: the fastest way, the bytes that its graph of one step holds, and kernels for the outer loss."""
+class Choice:
+    """What was measured to be best: the fastest way, the bytes that its graph of one step holds, and kernels for the outer loss."""
 
     compile: str
     layout: str
@@ -43,8 +43,18 @@ class Found:
     outer_layout: str = "blocked"
 
 
-class Measured:
-    """The ways that an engine record leaves open, and how long each takes for one problem.
+class Candidates:
+    """The ways to compute one problem that an engine record leaves open.
+
+    Args:
+        engine: the record.
+        network: what is trained, on its device.
+        arch: its name.
+        dataset: its shapes count.
+        config: the problem.
+        outputs: how wide labels are.
+        lone_steps: inner steps, in all, of the only distillation that the choice is for; 0 where there are several, whose
+            shapes differ.
 
     Attributes:
         name: tells this problem on this machine from any other.
@@ -53,26 +63,26 @@ class Measured:
 
     def __init__(
         self, engine: EngineConfig, network: Network, arch: str, dataset: Dataset, config: DistillConfig, outputs: int,
-        alone: int,
+        lone_steps: int,
     ) -> None:  # fmt: skip
-        self.engine, self.network, self.config, self.alone = engine, network, config, alone
+        self.engine, self.network, self.config, self.lone_steps = engine, network, config, lone_steps
         self.kind = "cuda" if engine.device.startswith("cuda") else "cpu"
         self.many = config.outer.networks > 1 or config.network.source == "random"
         samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
         self.shapes = ((samples, *dataset.input_shape), (samples, outputs))
-        self.timed = min(samples, _ENOUGH)
+        self.timed = min(samples, _MAX_SAMPLES_TIMED)
         no_matter = {"adjoint", "threads"} | ({"chunk", "bfloat16", "tf32", "outer_layout"} if self.kind == "cpu" else set())
         self.name = json.dumps(
             [
                 torch.__version__, platform.node(), os.cpu_count(), torch.get_num_threads(), *_card(engine.device), arch,
                 config.network.args,
-                network.shapes, self.shapes, config.inner.model_dump(), self.many, alone,
+                network.shapes, self.shapes, config.inner.model_dump(), self.many, lone_steps,
                 has_compiler(engine), engine.model_dump(exclude=no_matter), *([config.outer.batch] if self.kind == "cuda" else []),
             ],
             sort_keys=True,
         )  # fmt: skip
 
-    def choose(self) -> Found:
+    def choose(self) -> Choice:
         """Time every way, the plainest first, in the arithmetic that will be used."""
         if self.kind == "cuda":
             set_arithmetic(tf32=self.engine.tf32)
@@ -81,13 +91,14 @@ class Measured:
         for way, step in steps.items():
             seconds[way] = self._seconds(step, min(seconds.values(), default=math.inf))
         best = min(seconds.values())
-        if self.engine.compile == "auto" and self.alone * best > LONG[self.kind] and has_compiler(self.engine):
+        long = self.lone_steps * best > MIN_SECONDS_TO_COMPILE[self.kind]
+        if self.engine.compile == "auto" and long and has_compiler(self.engine):
             way = ("max", min(seconds, key=lambda way: seconds[way])[1])
             steps[way] = self._step(*way)
             seconds[way] = self._seconds(steps[way], best)
             best = min(seconds.values())
         way = next(way for way in steps if seconds[way] * _MARGIN <= best)
-        return Found(*way, self._networks(steps[way], seconds[way]), self._saved(way), self._outer_layout(way[0]))
+        return Choice(*way, self._networks(steps[way], seconds[way]), self._saved(way), self._outer_layout(way[0]))
 
     def _outer_layout(self, compiled: str) -> str:
         """Kernels for the outer loss on a GPU."""
@@ -128,7 +139,7 @@ class Measured:
     def _step(self, compiled: str, layout: str, networks: str = "loop") -> InnerStep:
         update = {"compile": compiled, "layout": layout, "networks": networks}
         engine = make_engine(self.network, self.config.inner, self.engine.model_copy(update=update))
-        return engine.several if networks == "batch" and engine.several is not None else engine.step
+        return engine.batched_step if networks == "batch" and engine.batched_step is not None else engine.step
 
     def _seconds(self, step: InnerStep, best: float, networks: int | None = None) -> float:
         """The least time of a step and its reverse, over a few; in proportion, where a step has more examples than are timed."""
@@ -137,8 +148,8 @@ class Measured:
         start = self.network.draw("xavier", 1.0, generator("choose", "network"))
         rate = torch.full((), 0.01, device=start.device)
         carry = step.begin(start if networks is None else start.expand(networks, -1).clone())
-        slope = tuple(torch.ones_like(t) for t in carry)
-        run = _there_and_back(step, carry, x, y, rate, slope)
+        d_after = tuple(torch.ones_like(t) for t in carry)
+        run = _step_and_reverse(step, carry, x, y, rate, d_after)
         for _ in range(6):
             began = now(start.device)
             run()
@@ -151,28 +162,28 @@ class Measured:
     def _networks(self, step: InnerStep, alone: float) -> str:
         if self.engine.networks != "auto":
             return self.engine.networks
-        if not self.many or not self.network.takes_company or alone > _PATIENCE:
+        if not self.many or not self.network.vmappable or alone > _PATIENCE:
             return "loop"
-        several = self._step("trace" if isinstance(step, TracedStep) else "off", step.layout, "batch")
+        batched = self._step("trace" if isinstance(step, TracedStep) else "off", step.layout, "batch")
         try:
-            together = self._seconds(several, math.inf, _SIDE_BY_SIDE) / _SIDE_BY_SIDE
+            together = self._seconds(batched, math.inf, _NETWORKS_TIMED) / _NETWORKS_TIMED
         except (RuntimeError, ValueError):  # a layer that torch.vmap has no rule for
             return "loop"
-        return "batch" if together < _MARGIN * alone and self._agree(step, several) else "loop"
+        return "batch" if together < _MARGIN * alone and self._agree(step, batched) else "loop"
 
-    def _agree(self, step: InnerStep, several: InnerStep) -> bool:
+    def _agree(self, step: InnerStep, batched: InnerStep) -> bool:
         """Whether networks side by side have the gradients that each has alone: torch.vmap is wrong for some layers."""
         x, y = self._samples()
         starts = torch.stack([self.network.draw("xavier", 1.0, generator("choose", "network", i)) for i in range(2)])
         rate = torch.full((), 0.01, device=starts.device)
 
-        def slopes(step: InnerStep, start: Tensor) -> list[Tensor]:
+        def gradients(step: InnerStep, start: Tensor) -> list[Tensor]:
             carry = step.begin(start)
-            _, inputs, labels, _ = step.record(carry, x, y, rate, 0)[1](tuple(torch.ones_like(t) for t in carry))
-            return [inputs, labels]
+            _, d_x, d_y, _ = step.record(carry, x, y, rate, 0)[1](tuple(torch.ones_like(t) for t in carry))
+            return [d_x, d_y]
 
-        together = slopes(several, starts)
-        alone = [a + b for a, b in zip(*(slopes(step, start) for start in starts), strict=True)]
+        together = gradients(batched, starts)
+        alone = [a + b for a, b in zip(*(gradients(step, start) for start in starts), strict=True)]
         return all(float((a - b).norm()) <= _ROUNDING * float(b.norm()) for a, b in zip(together, alone, strict=True))
 
     def _saved(self, way: tuple[str, str]) -> int:
@@ -184,12 +195,12 @@ class Measured:
         return 4 * self.network.size if graphs is None else graphs.saved_bytes
 
 
-def _there_and_back(step: InnerStep, carry: Carry, x: Tensor, y: Tensor, rate: Tensor, slope: Carry) -> Callable[[], object]:
+def _step_and_reverse(step: InnerStep, carry: Carry, x: Tensor, y: Tensor, rate: Tensor, d_after: Carry) -> Callable[[], object]:
     """A step and its reverse, as they will run: on a GPU recorded, if that is how."""
 
     def launched(*_: Tensor) -> tuple[Tensor, ...]:
-        before, d_x, d_y, d_rate = step.record(carry, x, y, rate, 0)[1](slope)
-        return *before, d_x, d_y, d_rate
+        d_carry, d_x, d_y, d_rate = step.record(carry, x, y, rate, 0)[1](d_after)
+        return *d_carry, d_x, d_y, d_rate
 
     if not isinstance(step, CapturedStep):
         return launched

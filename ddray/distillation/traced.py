@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from ddray.distillation.config import InnerConfig
 from ddray.distillation.graphs import Graph, Graphs, compiled, compiled_alone, simplify, split, trace
-from ddray.distillation.inner import Carry, InnerStep, Pullback, vjp
+from ddray.distillation.inner import Carry, InnerStep, Pullback, StepGradient, vjp
 from ddray.distillation.kernels import assign, measure
 from ddray.distillation.layout import LAYOUTS, convolutions
 from ddray.distillation.outer import OuterLoss
@@ -34,17 +34,17 @@ class TracedStep(InnerStep):
     Args:
         network: what is trained.
         config: the optimiser and its constants.
-        several: weights are those of several networks side by side.
+        batched: weights are [k, P], those of k networks side by side.
         layout: how convolutions are computed.
         compiled: graphs go through inductor, which takes from seconds to minutes per shape.
 
     """
 
     def __init__(
-        self, network: Network, config: InnerConfig | None = None, *, several: bool = False,
+        self, network: Network, config: InnerConfig | None = None, *, batched: bool = False,
         layout: str = "blocked", compiled: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(network, config, several=several, layout=layout)
+        super().__init__(network, config, batched=batched, layout=layout)
         self.compiled = compiled and not network.stochastic  # inductor draws masks in its own way
         self._last: tuple[tuple[Any, ...], Graphs | None] = ((), None)
 
@@ -68,9 +68,9 @@ class TracedStep(InnerStep):
         width = len(carry)
 
         @torch.no_grad()
-        def pullback(slope: Carry) -> tuple[Carry, Tensor, Tensor, Tensor]:
+        def pullback(d_after: Carry) -> StepGradient:
             with convolutions(self.layout):
-                *d_carry, d_x, d_y, d_rate = graphs.reverse(*found[width:], *slope)
+                *d_carry, d_x, d_y, d_rate = graphs.reverse(*found[width:], *d_after)
             return tuple(d_carry), d_x, d_y, d_rate
 
         return tuple(found[:width]), pullback
@@ -87,7 +87,7 @@ class TracedStep(InnerStep):
         return _tried(lambda: self._trace((*carry, x, y, rate), len(carry)))
 
     def _remembered(self, shapes: tuple[Any, ...], given: Sequence[Tensor], width: int) -> Graphs | None:
-        key = (self.network.identity, self.config, self.several, self.layout, self.compiled, shapes)
+        key = (self.network.identity, self.config, self.batched, self.layout, self.compiled, shapes)
         found: Graphs | None = _kept(key, self.network, lambda: self._trace(given, width))
         return found
 
@@ -105,19 +105,15 @@ class TracedStep(InnerStep):
         graphs = split(joint, len(given), width)
         if not self.compiled:
             return graphs
-        try:
-            return compiled(graphs, given, width)
-        except Exception as error:  # whatever goes wrong in a compiler
-            warnings.warn(f"{called(self.network)} cannot be compiled ({reason(error)}): its graphs run as traced", stacklevel=2)
-            return graphs
+        return _compiled_or_traced(self.network, lambda: compiled(graphs, given, width), graphs)
 
     def _joint(self, given: Sequence[Tensor], width: int) -> fx.GraphModule:
         """The graph of a step and its reverse."""
 
         def step_and_reverse(*flat: Tensor) -> tuple[Tensor, ...]:
-            carry, (x, y, rate), slope = flat[:width], flat[width : width + 3], flat[width + 3 :]
+            carry, (x, y, rate), d_after = flat[:width], flat[width : width + 3], flat[width + 3 :]
             after, pullback = vjp(self._function, carry, x, y, rate)
-            d_carry, d_x, d_y, d_rate = pullback(slope)
+            d_carry, d_x, d_y, d_rate = pullback(d_after)
             return (*after, *d_carry, d_x, d_y, d_rate)
 
         with convolutions(self.layout):
@@ -148,14 +144,10 @@ class TracedOuterLoss(OuterLoss):
         return loss, gradient
 
     def _trace(self, weights: Tensor, x: Tensor, y: Tensor) -> Graph:
-        graph = self.sketch(weights, x, y)
+        graph: Graph = self.sketch(weights, x, y)
         if not self.compiled or not weights.is_cuda:
             return graph
-        try:
-            return compiled_alone(graph, weights, x, y)
-        except Exception as error:  # whatever goes wrong in a compiler
-            warnings.warn(f"{called(self.network)} cannot be compiled ({reason(error)}): its graphs run as traced", stacklevel=2)
-            return graph
+        return _compiled_or_traced(self.network, lambda: compiled_alone(graph, weights, x, y), graph)
 
     def sketch(self, weights: Tensor, x: Tensor, y: Tensor) -> fx.GraphModule:
         """The graph, by the kernels of its word; nothing is computed for it."""
@@ -192,6 +184,15 @@ def _tried(make: Callable[[], M]) -> M | None:
         return make()
     except Exception:  # whatever a user's network does that a graph cannot hold
         return None
+
+
+def _compiled_or_traced(network: Network, compile_graphs: Callable[[], M], as_traced: M) -> M:
+    """Graphs by a compiler; as they were traced, with a warning, where that fails."""
+    try:
+        return compile_graphs()
+    except Exception as error:  # whatever goes wrong in a compiler
+        warnings.warn(f"{called(network)} cannot be compiled ({reason(error)}): its graphs run as traced", stacklevel=3)
+        return as_traced
 
 
 def called(network: Network) -> str:

@@ -4,7 +4,7 @@ A network starts at weights w₀ and takes T steps of training on the synthetic 
 
     wₜ₊₁ = wₜ − rateₜ · ∇ℓ(wₜ; inputsₛ, labelsₛ),      s = order[t],
 
-and is then judged by the loss L(w_T) on a batch of real examples. `differentiate` returns L and its gradient with respect to
+and is then judged by the loss L(w_T) on a batch of real examples. `outer_gradient` returns L and its gradient with respect to
 inputs, labels and rates. It walks back segment by segment: of each it keeps the carry at the beginning, takes its steps once
 more with their graphs, and pulls the gradient back through them. How long a segment is decides what memory is spent on; the
 gradient is the same.
@@ -24,9 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddray.distillation.inner import Carry, InnerStep, soft_loss
-from ddray.distillation.outer import OuterLoss, RealBatch, hard_loss
-from ddray.errors import Diverged
+from ddray.distillation.inner import Carry, InnerStep, Pullback
+from ddray.distillation.outer import OuterLoss, RealBatch
 
 Adjoint = Literal["full", "recompute", "checkpoint"]
 ADJOINTS: tuple[Adjoint, ...] = ("full", "recompute", "checkpoint")
@@ -37,58 +36,34 @@ class Synthetic:
     """What a network is trained on: inputs [S, n, ...], labels [S, n, width], rates [T] of the inner steps.
 
     `labels` are the targets as the loss sees them and `rates` are positive: softmax and softplus lie behind.
+    A gradient with respect to a set has the same three parts.
     """
 
     inputs: Tensor
     labels: Tensor
     rates: Tensor
 
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs, labels, rates."""
+        return self.inputs, self.labels, self.rates
 
-def advance(
-    step: InnerStep, carry: Carry, synthetic: Synthetic, order: Sequence[int], seed: int, steps: range
-) -> Carry:
-    """The carry after the inner steps `steps`, from the one before the first of them.
+    def detach(self) -> Synthetic:
+        """The same tensors, cut from what they were computed from."""
+        return Synthetic(*(part.detach() for part in self.parts()))
 
-    `seed` decides the dropout masks, where the network has any: step t uses seed + t.
-    """
-    for t in steps:
-        s = order[t]
-        carry = step.forward(carry, synthetic.inputs[s], synthetic.labels[s], synthetic.rates[t], seed + t)
-    return carry
-
-
-def train_as_distilled(
-    step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], seed: int = 0
-) -> Tensor:
-    """The weights after the recorded steps at the recorded rates: [P], or [k, P] of several networks."""
-    return advance(step, step.begin(start), synthetic, order, seed, range(len(order)))[0]
+    def zeros_like(self) -> Synthetic:
+        """Zeros in the same shapes, to add gradients to."""
+        return Synthetic(*map(torch.zeros_like, self.parts()))
 
 
-def differentiate(
-    step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, seed: int = 0, *,
-    adjoint: Adjoint = "recompute", window: range | None = None, outer: OuterLoss | None = None,
-) -> tuple[Tensor, Synthetic]:  # fmt: skip
-    """The loss of a network trained from `start` [P], and its gradient with respect to the set.
-
-    Raises:
-        Diverged: an inner weight is no longer finite.
-
-    """
-    window, outer = window or range(len(order)), outer or OuterLoss(step.network)
-    weights, loss, slope = unrolled(
-        step, start, synthetic, order, batch, seed, adjoint=adjoint, window=window, outer=outer
-    )
-    # What is not finite stays so, hence one look at the end; only then is it worth asking where it began.
-    if not torch.isfinite(weights).all():
-        raise Diverged("an inner weight", outer_step=-1, inner_step=diverges_at(step, start, synthetic, order, seed))
-    return loss, slope
-
-
-def unrolled(
+def outer_gradient(
     step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, seed: int, *,
     adjoint: Adjoint, window: range, outer: OuterLoss,
 ) -> tuple[Tensor, Tensor, Synthetic]:  # fmt: skip
-    """The same without looking whether weights are finite: no number is asked of the device, so that a GPU is kept busy.
+    """Train a network from `start`, judge it, and differentiate through its training.
+
+    Divergence is not checked for: that would make the CPU wait for the GPU. A weight that is no longer finite stays so, and
+    whoever calls this sees it in the weights returned.
 
     Args:
         step: the inner step, in whatever form it is computed.
@@ -104,42 +79,72 @@ def unrolled(
         outer: the loss to judge by.
 
     Returns:
-        The weights after the window's last step, the outer loss, and its gradient.
+        The weights after the window's last step, the outer loss, and its gradient with respect to the set.
 
     """
-    carry = advance(step, step.begin(start), synthetic, order, seed, range(window.start))
-    return there_and_back(step, carry, synthetic, order, batch, seed, adjoint=adjoint, window=window, outer=outer)
+    before_window = range(window.start)
+    carry = advance(step, step.begin(start), synthetic, order, seed, before_window)
+    return forward_and_back(step, carry, synthetic, order, batch, seed, adjoint=adjoint, window=window, outer=outer)
 
 
-def there_and_back(
+def forward_and_back(
     step: InnerStep, carry: Carry, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, seed: int, *,
     adjoint: Adjoint, window: range, outer: OuterLoss,
 ) -> tuple[Tensor, Tensor, Synthetic]:  # fmt: skip
-    """Through a window and back, from the carry before it."""
-    parts = segments(window, adjoint)
-    begun = [carry]
-    for part in parts[:-1]:
-        begun.append(advance(step, begun[-1], synthetic, order, seed, part))
-    d_inputs, d_labels = torch.zeros_like(synthetic.inputs), torch.zeros_like(synthetic.labels)
-    d_rates = torch.zeros_like(synthetic.rates)
-    weights, loss, slope = carry[0], carry[0], carry
-    for part in reversed(parts):
-        carry, pullbacks = begun.pop(), []
-        for t in part:
-            s = order[t]
-            given = (carry, synthetic.inputs[s], synthetic.labels[s], synthetic.rates[t])
-            carry, pullback = step.record(*given, seed + t)
-            pullbacks.append(pullback)
-        if part is parts[-1]:
-            weights = carry[0]
-            loss, d_weights = outer(weights, batch)
-            slope = (d_weights, *map(torch.zeros_like, carry[1:]))
-        for t in reversed(part):
-            slope, d_x, d_y, d_rate = pullbacks.pop()(slope)
-            d_inputs[order[t]] += d_x
-            d_labels[order[t]] += d_y
-            d_rates[t] = d_rate
-    return weights, loss, Synthetic(d_inputs, d_labels, d_rates)
+    """`outer_gradient` from the carry before the window."""
+    *earlier, last = segments(window, adjoint)
+    carries = [carry]  # before each segment
+    for segment in earlier:
+        carries.append(advance(step, carries[-1], synthetic, order, seed, segment))
+    (weights, *state), pullbacks = record(step, carries.pop(), synthetic, order, seed, last)
+    loss, d_weights = outer(weights, batch)
+    d_carry: Carry = (d_weights, *map(torch.zeros_like, state))
+    gradient = synthetic.zeros_like()
+    d_carry = pull_back(pullbacks, d_carry, gradient, order, last)
+    for segment in reversed(earlier):
+        _, pullbacks = record(step, carries.pop(), synthetic, order, seed, segment)
+        d_carry = pull_back(pullbacks, d_carry, gradient, order, segment)
+    return weights, loss, gradient
+
+
+def advance(
+    step: InnerStep, carry: Carry, synthetic: Synthetic, order: Sequence[int], seed: int, steps: range
+) -> Carry:
+    """The carry after the inner steps `steps`, from the one before the first of them.
+
+    `seed` decides the dropout masks, where the network has any: step t uses seed + t.
+    """
+    for t in steps:
+        s = order[t]
+        carry = step.forward(carry, synthetic.inputs[s], synthetic.labels[s], synthetic.rates[t], seed + t)
+    return carry
+
+
+def record(
+    step: InnerStep, carry: Carry, synthetic: Synthetic, order: Sequence[int], seed: int, steps: range
+) -> tuple[Carry, list[Pullback]]:
+    """As `advance`, keeping the way back through every step."""
+    pullbacks = []
+    for t in steps:
+        s = order[t]
+        carry, pullback = step.record(carry, synthetic.inputs[s], synthetic.labels[s], synthetic.rates[t], seed + t)
+        pullbacks.append(pullback)
+    return carry, pullbacks
+
+
+def pull_back(
+    pullbacks: list[Pullback], d_carry: Carry, gradient: Synthetic, order: Sequence[int], steps: range
+) -> Carry:
+    """Pull the gradient with respect to the carry back through recorded steps, last first, to that before them.
+
+    Each step's share is added to `gradient`, and its graph freed.
+    """
+    for t in reversed(steps):
+        d_carry, d_x, d_y, d_rate = pullbacks.pop()(d_carry)
+        gradient.inputs[order[t]] += d_x
+        gradient.labels[order[t]] += d_y
+        gradient.rates[t] = d_rate
+    return d_carry
 
 
 def segments(window: range, adjoint: Adjoint) -> list[range]:
@@ -153,26 +158,21 @@ def segment_length(steps: int, adjoint: Adjoint) -> int:
     return {"full": steps, "recompute": 1, "checkpoint": math.ceil(math.sqrt(steps))}[adjoint]
 
 
+def segment_count(steps: int, adjoint: Adjoint) -> int:
+    """How many segments steps fall into: how many carries are kept."""
+    return math.ceil(steps / segment_length(steps, adjoint))
+
+
+def train_as_distilled(
+    step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], seed: int = 0
+) -> Tensor:
+    """The weights after the recorded steps at the recorded rates: [P], or [k, P] of several networks."""
+    return advance(step, step.begin(start), synthetic, order, seed, range(len(order)))[0]
+
+
 def diverges_at(step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], seed: int) -> int:
     """The inner step, counted from 1, after which the weights of a training from `start` [P] are not all finite."""
     carry, done = step.begin(start), 0
     while done < len(order) and torch.isfinite(carry[0]).all():
         carry, done = advance(step, carry, synthetic, order, seed, range(done, done + 1)), done + 1
     return done
-
-
-def by_autograd(
-    step: InnerStep, start: Tensor, synthetic: Synthetic, order: Sequence[int], batch: RealBatch, seed: int = 0
-) -> tuple[Tensor, Synthetic]:
-    """Loss and gradients by plain autograd through all T steps: nothing of ours, and so what all else is compared with."""
-    inputs, labels = synthetic.inputs.detach().requires_grad_(), synthetic.labels.detach().requires_grad_()
-    rates = synthetic.rates.detach().requires_grad_()
-    network, (weights, *rest) = step.network, step.begin(start.detach().requires_grad_())
-    state = tuple(rest)
-    for t, s in enumerate(order):
-        with network.masks(seed + t):
-            loss = soft_loss(network.training(weights, inputs[s]), labels[s])
-        (gradient,) = torch.autograd.grad(loss, weights, create_graph=True)
-        weights, state = step.optimiser.update(weights, state, gradient, rates[t])
-    loss = hard_loss(network(weights, batch.x), batch.y)
-    return loss.detach(), Synthetic(*torch.autograd.grad(loss, (inputs, labels, rates)))

@@ -49,9 +49,13 @@ class Network:
         mixes_examples: it has batch statistics, so that an example's logits depend on who else is in its batch.
         identity: equal for networks that compute the same function of their weights.
 
+    Raises:
+        RequestError: a layer that torch cannot differentiate twice.
+
     """
 
     def __init__(self, module: nn.Module) -> None:
+        _refuse_single_derivatives(module)
         torch.func.replace_all_batch_norm_modules_(module)
         self.module = module
         self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
@@ -63,7 +67,7 @@ class Network:
         self._training: bool | None = None
 
     @property
-    def takes_company(self) -> bool:
+    def vmappable(self) -> bool:
         """Whether several such networks may be trained side by side under `torch.vmap`.
 
         It cannot give each its own seeded masks, and the second derivatives of batch, layer and instance norm are wrong under
@@ -152,6 +156,16 @@ class Network:
         return self
 
 
+def _refuse_single_derivatives(module: nn.Module) -> None:
+    # Their kernels have no second derivative, and under torch.func they read their weights past those put in place.
+    kernels = (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)
+    for layer in module.modules():
+        if isinstance(layer, nn.RNNBase) and type(layer).forward in kernels:
+            name = type(layer).__name__
+            allowed = f"torch's nn.{name} has no second derivative: write out its steps in time, as ddray.networks.recurrent does"
+            raise RequestError("arch", type(module).__name__, allowed)
+
+
 def outputs_for(classes: int) -> int:
     """Number of logits for a number of classes: two classes share one."""
     return 1 if classes == 2 else classes
@@ -181,9 +195,9 @@ def build(arch: str, input_shape: tuple[int, ...], classes: int, arguments: Mapp
     except RequestError:  # which says more precisely what is wrong
         raise
     except Exception as error:  # a user's own code may raise anything
-        raise RequestError(
-            "network.args", dict(arguments or {}), f"{arch} does not take these: {_line(error)}"
-        ) from error
+        if not arguments:
+            raise RequestError("arch", arch, f"its factory cannot be called: {_line(error)}") from error
+        raise RequestError("network.args", dict(arguments), f"{arch} does not take these: {_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise RequestError(
             "arch", arch, f"a factory must return a torch.nn.Module, this returned {type(module).__name__}"

@@ -52,8 +52,7 @@ def execute(
 ) -> None:  # fmt: skip
     """Take up the study's unfinished trials and run new ones until it has `target`, or the time is over.
 
-    After a time budget, trials that still ran are ended as pruned with what they reported. Ctrl-C leaves them unfinished,
-    for `--resume`.
+    When the time is over or Ctrl-C is pressed, the trials that still run are left unfinished, for `--resume`.
 
     Raises:
         KeyboardInterrupt: the user pressed Ctrl-C; all that was reported is in the study.
@@ -61,6 +60,7 @@ def execute(
             space satisfies its constraints.
 
     """
+    study.end_stopped()
     unfinished = study.unfinished()
     missing = max(target - len(study.counted()), 0)
     if not unfinished and not missing:
@@ -103,7 +103,8 @@ def execute(
                 if isinstance(error.__cause__, RequestError):
                     raise error.__cause__ from None
                 raise
-        _close(study, searcher, target, budget.over)
+        if study.left(target) and not budget.over:  # at Ctrl-C, Tune only ends its loop
+            raise KeyboardInterrupt
 
 
 @contextmanager
@@ -165,15 +166,6 @@ class _Budget(tune.Stopper):
     def stop_all(self) -> bool:
         self.over = self.over or time.monotonic() >= self._end
         return self.over
-
-
-def _close(study: SweepStudy, searcher: StudySearcher, target: int, out_of_time: bool) -> None:
-    """End what Tune stopped without a word at the end of a time budget; at Ctrl-C, it only ends its loop."""
-    live = [number for number in searcher.numbers.values() if study.is_live(number)]
-    if not out_of_time and (live or len(study.counted()) < target):
-        raise KeyboardInterrupt
-    for number in live:
-        study.end(number, "pruned", note="the time budget was over")
 
 
 def _connect(address: str | None) -> None:

@@ -40,7 +40,7 @@ class Projection:
         self, tracking_uri: str, spec: SweepSpec, study: SweepStudy, directory: Path, dataset: RealData
     ) -> None:
         self._uri, self._spec, self._study, self._directory = tracking_uri, spec, study, directory
-        self._failed = False
+        self._failed = self._over = False
         # By itself, MLflow tries a server again for four minutes, and the driver would wait.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         source = str(spec.fixed.get("network.source", "random"))
@@ -74,12 +74,13 @@ class Projection:
             logging.disable(logging.NOTSET)
 
     def record_all(self) -> None:
-        """Write every trial that was ever started.
+        """Write every trial that was ever started, now that none runs.
 
         Raises:
             RecordError: not all could be written.
 
         """
+        self._over = True
         try:
             for frozen in self._study.counted():
                 self._write(frozen.number)
@@ -101,6 +102,10 @@ class Projection:
                     entries = [self.entry(frozen) for frozen in self._study.counted()]
                     self.recorder.finish(status, metrics or {}, sweep_figures(entries, Path(directory)))
             elif not self._failed:
+                self._over = True
+                for frozen in self._study.counted():
+                    if not frozen.state.is_finished():
+                        self._write(frozen.number)
                 self.recorder.finish(status, {})
         except Exception as error:
             if status == "finished":
@@ -147,7 +152,7 @@ class Projection:
     def entry(self, frozen: FrozenTrial) -> TrialEntry:
         """A trial of the study in the record's words."""
         end = end_of(frozen)
-        status: Status = "pruned" if end == "rejected" else end
+        status: Status = "pruned" if end == "rejected" else "interrupted" if end == "running" and self._over else end
         started, ended = frozen.datetime_start, frozen.datetime_complete
         losses: Mapping[str, float] = frozen.user_attrs.get("losses", {})
         return TrialEntry(

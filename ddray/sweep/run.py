@@ -24,7 +24,7 @@ from ddray.sweep.constraint import Problem
 from ddray.sweep.execute import Cluster, execute, knock
 from ddray.sweep.extent import largest
 from ddray.sweep.project import Projection
-from ddray.sweep.request import SweepRequest, check_numbers
+from ddray.sweep.request import SweepRequest, check_numbers, request_of
 from ddray.sweep.space_file import Resources
 from ddray.sweep.spec import SweepSpec
 from ddray.sweep.storage import earlier_sweep, made, new_sweep, remembered, sole_driver, storage_directory
@@ -65,17 +65,13 @@ def search(space: str | Path | SweepRequest | None = None, **options: Any) -> Ou
 
     Args:
         space: a YAML file, or the stem of one in search_spaces/ (default `digits_lenet`; with `resume`, the sweep's own).
-        **options: the other fields of `SweepRequest`.
+        **options: the other fields of `SweepRequest`; `time_budget` in seconds, or as "30m".
 
     Raises:
         RequestError: a request that cannot be carried out; nothing is left behind.
 
     """
-    if isinstance(space, SweepRequest):
-        return run(prepare(space))
-    if options.get("data") is not None:
-        options["data"] = Path(options["data"])
-    return run(prepare(SweepRequest(None if space is None else str(space), **options)))
+    return run(prepare(space if isinstance(space, SweepRequest) else request_of(space, options)))
 
 
 def prepare(request: SweepRequest) -> Prepared:
@@ -130,10 +126,13 @@ def run(prepared: Prepared) -> Outcome:
             )  # fmt: skip
             projection = Projection(prepared.tracking_uri, spec, study, directory, dataset)
             _remember(study, prepared)
+        print(f"ddray: sweep {directory.name} in {directory.parent}", file=sys.stderr)
         try:
             _execute(prepared, study, projection)
             projection.record_all()
-            outcome = confirm(study, directory, dataset, projection, prepared.tracking_uri)
+            if study.best() is not None:
+                print("ddray: confirming the winner with fresh networks", file=sys.stderr)
+            outcome = confirm(study, directory, dataset, projection, prepared.tracking_uri, prepared.trials)
         except KeyboardInterrupt:
             projection.close("interrupted")
             raise
@@ -144,7 +143,7 @@ def run(prepared: Prepared) -> Outcome:
             else:
                 projection.close("failed")
             raise
-        study.study.set_user_attr("finished", True)
+        study.study.set_user_attr("finished", outcome.left == 0)
         return outcome
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from ddray.sweep.study import Assignment, SweepStudy
+from ddray.sweep.study import Assignment, SweepStudy, halved_at
 
 
 class StudySearcher(Searcher):
@@ -72,7 +72,7 @@ class StudySearcher(Searcher):
             self.observe(trial_id, result)
             self.study.end(number, "finished", value=result["value"])
         else:
-            self.study.end(number, "pruned", note=f"successive halving at outer step {result['outer_step']}")
+            self.study.end(number, "pruned", note=halved_at(result["outer_step"]))
 
     def save(self, checkpoint_path: str) -> None:
         """The study remembers: there is nothing to save."""
@@ -95,7 +95,7 @@ class StudyScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Report to the study, and ask it."""
         self._searcher.observe(trial.trial_id, result)
-        stop = self._searcher.study.should_stop(self._searcher.numbers[trial.trial_id])
+        stop = self._searcher.study.should_stop(self._searcher.numbers[trial.trial_id], result["outer_step"])
         decision: str = TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
         return decision
 

@@ -56,7 +56,7 @@ def new_sweep(storage: Path, name: str | None, space: str) -> Path:
         RequestError: a name that cannot be a directory's, or that is in use.
 
     """
-    name = check_name(name or f"{Path(space).stem}-{date.today():%Y%m%d}-{secrets.token_hex(2)}")
+    name = check_name(name if name is not None else f"{Path(space).stem}-{date.today():%Y%m%d}-{secrets.token_hex(2)}")
     if (storage / name).exists():
         raise RequestError("--name", name, f"it is in use in {storage}; give --resume to go on with it")
     return storage / name

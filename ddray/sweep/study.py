@@ -56,6 +56,11 @@ class SweepStudy:
         """The trials that were ever started: all but rejected suggestions."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if end_of(trial) != "rejected"]
 
+    def left(self, target: int) -> int:
+        """How many trials have yet to end before the sweep has `target`."""
+        trials = self.counted()
+        return max(target, len(trials)) - sum(trial.state.is_finished() for trial in trials)
+
     def resume(self, number: int) -> Assignment | None:
         """Take up an unfinished trial; None if it was killed before its suggestion was found to be allowed."""
         frozen = self.study.get_trials(deepcopy=False)[number]
@@ -106,9 +111,23 @@ class SweepStudy:
         """Whether this process runs the trial."""
         return number in self._live
 
-    def should_stop(self, number: int) -> bool:
-        """Whether successive halving ends the trial at its last report."""
-        return self._live[number].should_prune()
+    def should_stop(self, number: int, step: int) -> bool:
+        """Whether successive halving ends the trial at its report of an outer step.
+
+        The answer is written down, for Optuna gives it once: asked again about the same report, it lets the trial go on.
+        """
+        trial = self._live[number]
+        if "stopped" not in trial.user_attrs and trial.should_prune():
+            trial.set_user_attr("stopped", step)
+        return "stopped" in trial.user_attrs
+
+    def end_stopped(self) -> None:
+        """End the trials that were to stop when an earlier driver was killed."""
+        for number in self.unfinished():
+            frozen = self.study.get_trials(deepcopy=False)[number]
+            if "stopped" in frozen.user_attrs:
+                self._live[number] = Trial(self.study, frozen._trial_id)
+                self.end(number, "pruned", note=halved_at(frozen.user_attrs["stopped"]))
 
     def end(self, number: int, end: End, *, value: float | None = None, note: str = "") -> None:
         """End a trial; one that has ended stays as it is."""
@@ -159,6 +178,11 @@ def open_study(
     else:
         _refuse_changes(known, json.loads(json.dumps(identity)))
     return SweepStudy(study, spec, problem, seed)
+
+
+def halved_at(step: int) -> str:
+    """Why a trial was pruned, in words."""
+    return f"successive halving at outer step {step}"
 
 
 def sampler(seed: int) -> optuna.samplers.BaseSampler:
@@ -212,7 +236,8 @@ def _refuse_changes(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 
 def _settings(space: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a space, what it fixes and what it searches under their own keys."""
-    parts = {key: value for key, value in space.items() if key not in ("fixed", "search")}
-    if "engine" in parts:  # a study from before a setting existed had what is now its default
-        parts["engine"] = EngineConfig.model_validate(parts["engine"]).model_dump(mode="json")
-    return {**parts, **space.get("search", {}), **space.get("fixed", {})}
+    parts = {key: value for key, value in space.items() if key not in ("fixed", "search", "engine")}
+    # A study from before a setting existed had what is now its default.
+    engine = EngineConfig.model_validate(space.get("engine", {})).model_dump(mode="json")
+    engine = {f"engine.{key}": value for key, value in engine.items()}
+    return {**space.get("search", {}), **space.get("fixed", {}), **parts, **engine}

@@ -23,12 +23,13 @@ class Tally:
     done: int
     running: int
     best: float
-    left: float  # seconds
+    left: float  # seconds; infinite while no trial has ended
 
     def line(self) -> str:
         """The state in words."""
         best = "–" if math.isinf(self.best) else f"{100 * self.best:.2f} %"
-        return f"{self.done} of {self.target} trials done, {self.running} running, best {best}, about {clock(self.left)} left"
+        left = "" if math.isinf(self.left) or self.done >= self.target else f", about {clock(self.left)} left"
+        return f"{self.done} of {self.target} trials done, {self.running} running, best {best}{left}"
 
 
 class Watch(Callback):
@@ -48,7 +49,7 @@ class Watch(Callback):
         self._searcher, self._study, self._target, self._record = searcher, searcher.study, target, record
         self._console = Console(stderr=True)
         self._quiet, self._spoken = quiet_seconds, 0.0
-        self._began = time.monotonic()
+        self._began = math.inf
         self._before = sum(t.state.is_finished() for t in self._study.counted())
         self._progress = Progress(
             TextColumn("[bold]sweep[/]"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
@@ -62,9 +63,11 @@ class Watch(Callback):
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+        self._console.print(self.tally().line(), highlight=False)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker begins a trial, or takes it up again."""
+        self._began = min(self._began, time.monotonic())
         self._moved(trial)
 
     def on_trial_result(
@@ -86,13 +89,14 @@ class Watch(Callback):
         trials = self._study.counted()
         done = sum(trial.state.is_finished() for trial in trials)
         best = self._study.best()
-        pace = (time.monotonic() - self._began) / max(done - self._before, 1)
+        ended = done - self._before
+        pace = (time.monotonic() - self._began) / ended if ended else math.inf
         return Tally(
             target=self._target,
             done=done,
             running=len(trials) - done,
             best=-math.inf if best is None or best.value is None else best.value,
-            left=pace * max(self._target - done, 0),
+            left=pace * max(self._target - done, 1),
         )
 
     def _moved(self, trial: Any) -> None:

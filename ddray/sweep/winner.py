@@ -33,6 +33,7 @@ class Outcome:
 
     Attributes:
         trials: every trial that was started.
+        left: how many of those asked for have yet to end, because the time was over.
         winner: the best finished trial, None if no trial was finished.
         distilled: the winner's set, with its confirmed scores and the baselines in its manifest.
         directory: where it was saved.
@@ -44,6 +45,7 @@ class Outcome:
     sweep: str
     tracking_uri: str
     trials: Sequence[FrozenTrial]
+    left: int
     winner: FrozenTrial | None
     distilled: DistilledSet | None
     directory: Path | None
@@ -51,12 +53,14 @@ class Outcome:
     registered: Registered | None
 
 
-def confirm(study: SweepStudy, directory: Path, dataset: RealData, projection: Projection, tracking_uri: str) -> Outcome:
-    """Confirm and register the winner of a sweep that has ended; done before, it is not done (nor tested) again."""
-    trials, winner = study.counted(), study.best()
+def confirm(
+    study: SweepStudy, directory: Path, dataset: RealData, projection: Projection, tracking_uri: str, target: int
+) -> Outcome:
+    """Confirm and register the winner of a sweep of `target` trials; done before, it is not done (nor tested) again."""
+    trials, winner, left = study.counted(), study.best(), study.left(target)
     if winner is None:
-        projection.close("failed")
-        return Outcome(directory.name, tracking_uri, trials, None, None, None, None, None)
+        projection.close("interrupted" if left else "failed")
+        return Outcome(directory.name, tracking_uri, trials, left, None, None, None, None, None)
     place, found = directory / WINNER, _finished_set(directory, winner.number)
     distilled = _confirmed_before(place, found)
     if distilled is None:
@@ -66,10 +70,9 @@ def confirm(study: SweepStudy, directory: Path, dataset: RealData, projection: P
     suffix = distilled.preview_suffix
     picture = None if suffix is None else distilled.preview(directory / f"{WINNER}{suffix}")
     registered = projection.register(winner.number, place)
-    confirmed = {f"{s.split}_accuracy": s.mean for s in distilled.manifest.scores if s.protocol == "as-distilled"}
-    lesser = {f"{s.split}_accuracy_{s.protocol}": s.mean for s in distilled.manifest.scores if s.protocol != "as-distilled"}
-    projection.close("finished", confirmed | lesser)
-    return Outcome(directory.name, tracking_uri, trials, winner, distilled, place, picture, registered)
+    named = {"as-distilled": "", "retrain": "_retrain", "decoded": "_decoded"}
+    projection.close("finished", {f"{s.split}_accuracy{named[s.protocol]}": s.mean for s in distilled.manifest.standing()})
+    return Outcome(directory.name, tracking_uri, trials, left, winner, distilled, place, picture, registered)
 
 
 def measure(distilled: DistilledSet, dataset: RealData) -> DistilledSet:
@@ -87,7 +90,7 @@ def measure(distilled: DistilledSet, dataset: RealData) -> DistilledSet:
     engine = engine_for_scores(network, config.inner, distilled.manifest.engine, count * config.inner_steps)
     judges = [Judge(real, "validation"), Judge(real, "test")]
     scores = scores_of(moved, judges, engine, count, *moved.schedule())
-    baselines = compare(judges, real, config, engine, outputs, known, count)
+    baselines = compare(judges, real, config, engine, outputs, known, count, moved.manifest.step_order)
     manifest = distilled.manifest.model_copy(
         update={"scores": (*distilled.manifest.scores, *scores), "baselines": baselines}
     )

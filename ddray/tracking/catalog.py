@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ddray.distillation.distilled_set import DistilledSet, load
 from ddray.distillation.set_files import MANIFEST, TENSORS
 from ddray.errors import RequestError
-from ddray.tracking.registry import ALIAS, Entry, entries, entry, last_score, model_name, set_tags
+from ddray.tracking.registry import ALIAS, Entry, entries, entry, model_name, set_tags, tensors_digest
 from ddray.tracking.served import write_model
 from ddray.tracking.sqlite import sqlite_file
 from ddray.tracking.store import default_tracking_uri, open_client, quiet, unless_there
@@ -50,24 +50,28 @@ def register(tracking_uri: str, run_id: str, directory: Path) -> Registered:
     """Make a confirmed set a version of its model, and the best one if its validation accuracy is strictly higher.
 
     The set is uploaded to the run `run_id`, under `model`, as an MLflow model. A set that is registered already keeps
-    its version.
+    its version and what was said of it then.
 
     Raises:
         RequestError: not a distilled set, one without a validation score, or a tracking URI that cannot be used.
 
     """
-    manifest = load(directory).manifest
-    if last_score(manifest, "validation") is None:
+    distilled = load(directory)
+    manifest, tensors = distilled.manifest, tensors_digest(distilled)
+    if manifest.score("validation") is None:
         raise RequestError("set", str(directory), "it has no as-distilled score on validation to be compared by")
     client = open_client(tracking_uri, create=False)
     name = model_name(manifest.dataset.name, manifest.network.arch, manifest.network.source)
     rows = [row for row in entries(client) if row.name == name]
-    row = next((row for row in rows if row.sha256 == manifest.sha256), None) or _add(client, name, run_id, directory)
-    holder = next((row for row in rows if row.is_best), None)
-    if holder is None or row.val_accuracy > holder.val_accuracy:
-        client.set_registered_model_alias(name, ALIAS, row.version)
-        return Registered(name, row.version, True, holder.version if holder else None)
-    return Registered(name, row.version, holder.version == row.version, holder.version)
+    same = (row for row in rows if row.sha256 == manifest.sha256 or (row.tensors == tensors and row.run_id == run_id))
+    row = next(same, None) or _add(client, name, run_id, directory)
+    holder = next((other for other in rows if other.is_best), None)
+    # Where the holder is gone, deleted or renamed, the best that is left is.
+    rivals = [*rows, row] if holder is None else [holder, row]
+    winner = max(rivals, key=lambda rival: (rival.val_accuracy, -int(rival.version)))
+    if winner is not holder:
+        client.set_registered_model_alias(name, ALIAS, winner.version)
+    return Registered(name, row.version, winner.version == row.version, holder.version if holder else None)
 
 
 def leaderboard(tracking_uri: str | None = None, dataset: str | None = None, arch: str | None = None) -> list[Entry]:
@@ -81,7 +85,7 @@ def leaderboard(tracking_uri: str | None = None, dataset: str | None = None, arc
     """
     uri = tracking_uri or default_tracking_uri()
     file = sqlite_file(uri)
-    if file is not None and not file.exists():
+    if file is not None and (not file.exists() or not file.stat().st_size):
         return []
     rows = entries(open_client(uri, create=False))
     chosen = [row for row in rows if dataset in (None, row.dataset) and arch in (None, row.arch)]
@@ -191,11 +195,11 @@ def _origin(client: MlflowClient, run_id: str) -> dict[str, str]:
 def _bring(client: MlflowClient, row: Entry, out: Path | None) -> tuple[DistilledSet, Path]:
     """The set of a version, verified, and where it was put: `out`, or the cache, where it may lie already."""
     target = out or _cache() / row.sha256
-    if out is None and target.exists():
-        try:
-            return _verified(target, row), target
-        except RequestError:  # damaged since: fetched anew
-            shutil.rmtree(target)
+    there = _kept(target, row)
+    if there is not None:
+        return there, target
+    if out is None and target.exists():  # damaged since: fetched anew
+        shutil.rmtree(target)
     with quiet(), tempfile.TemporaryDirectory() as folder:
         where = f"model/{row.sha256[:12]}/{_DATA}"
         try:
@@ -211,6 +215,15 @@ def _bring(client: MlflowClient, row: Entry, out: Path | None) -> tuple[Distille
             return distilled, distilled.save(target)
         except OSError as error:
             raise RequestError("--out", str(target), f"it cannot be written: {error.strerror or error}") from error
+
+
+def _kept(target: Path, row: Entry) -> DistilledSet | None:
+    """What was fetched before, if it is whole; scored again since, it knows of looks at test that the record does not."""
+    try:
+        there = load(target)
+    except RequestError:
+        return None
+    return there if there.manifest.sha256 == row.sha256 or tensors_digest(there) == row.tensors else None
 
 
 def _verified(directory: Path, row: Entry) -> DistilledSet:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Status = Literal["running", "finished", "pruned", "diverged", "failed"]
+Status = Literal["running", "interrupted", "finished", "pruned", "diverged", "failed"]
 End = Literal["finished", "interrupted", "failed"]
 
 
@@ -40,7 +40,7 @@ class TrialEntry:
 
     Attributes:
         number: the trial's number in the study.
-        status: how it goes, or how it ended.
+        status: how it goes, or how it ended; interrupted: neither, until the sweep is resumed.
         params: the whole configuration, dotted key to value.
         searched: the keys of `params` that were searched.
         curves: outer step to metrics, such as {"val_accuracy": 0.91, "loss": 0.3}; numbers not finite are left out.

@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ddray.distillation.distilled_set import DistilledSet
-from ddray.distillation.evaluate import Score, SplitName
-from ddray.distillation.manifest import Manifest
+from ddray.distillation.evaluate import SplitName
 from ddray.tracking.store import pages
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ class Entry:
     run_id: str
     date: str
     sha256: str
+    tensors: str = ""  # SHA-256 of inputs, labels and rates; empty for what was registered before this was written down
 
 
 def model_name(dataset: str, arch: str, source: str) -> str:
@@ -66,19 +66,23 @@ def set_tags(distilled: DistilledSet) -> dict[str, str]:
         "source": manifest.network.source,
         "stored_samples": distilled.stored_samples,
         "sha256": manifest.sha256,
+        "tensors": tensors_digest(distilled),
         "test_looks": manifest.test_looks(),
     }
     splits: Sequence[tuple[str, SplitName]] = (("val", "validation"), ("test", "test"))
     for short, split in splits:
-        score = last_score(manifest, split)
+        score = manifest.score(split)
         if score is not None:
             values |= {f"{short}_accuracy": score.mean, f"{short}_std": score.std, f"{short}_n": score.n}
     return {f"ddray.{key}": str(value) for key, value in values.items() if value is not None}
 
 
-def last_score(manifest: Manifest, split: SplitName) -> Score | None:
-    scores = [score for score in manifest.scores if score.split == split and score.protocol == "as-distilled"]
-    return scores[-1] if scores else None
+def tensors_digest(distilled: DistilledSet) -> str:
+    """SHA-256 of what is trained on: it stays the same when a set is scored again."""
+    digest = hashlib.sha256()
+    for tensor in (distilled.inputs, distilled.labels, distilled.rates):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def entries(client: MlflowClient) -> list[Entry]:
@@ -115,4 +119,5 @@ def entry(version: ModelVersion, best_version: str | None) -> Entry:
         run_id=version.run_id or "",
         date=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
         sha256=tags["sha256"],
+        tensors=tags.get("tensors", ""),
     )

@@ -55,11 +55,14 @@ def test_distill_takes_settings_of_the_engine(run: Run, npz: Path) -> None:
     assert load("mine").manifest.engine["adjoint"] == "full"
 
 
-def test_distill_replaces_a_set(run: Run, npz: Path, own_set: Path) -> None:
-    before = load(own_set).manifest.sha256
-    flags = ("--dataset", npz, "--arch", "tiny_net:TinyNet", "--out", own_set)
-    assert run("distill", *flags, *SMALL).status == 0
-    assert load(own_set).manifest.sha256 != before
+def test_distill_writes_over_the_same_set_alone(run: Run, npz: Path) -> None:
+    flags = ("--dataset", npz, "--arch", "tiny_net:TinyNet", "--out", "mine", *SMALL)
+    for _ in range(2):
+        assert run("distill", *flags).status == 0
+    before = load("mine").manifest
+    code, _, err = run("distill", *flags, "--seed", 1)
+    assert code == 2 and "a set of another distillation lies there" in err and "seed 0" in err
+    assert load("mine").manifest == before
 
 
 def test_interrupted_and_started_again_distill_gives_the_same_bytes(run: Run, npz: Path, work: Path) -> None:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddray.cli import parse_duration, parse_rates
+from ddray.cli import parse_rates
 from ddray.distillation.config import DistillConfig
 from ddray.distillation.keys import parse_assignment, split_engine
 from ddray.errors import RequestError
+from ddray.sweep.request import parse_duration
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

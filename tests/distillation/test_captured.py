@@ -18,8 +18,9 @@ from ddray.distillation.engine import has_compiler, make_engine, set_arithmetic
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.outer import OuterLoss, RealBatch
 from ddray.distillation.preflight import check_memory
+from ddray.distillation.reference import differentiate
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
-from ddray.distillation.unroll import ADJOINTS, Adjoint, Synthetic, differentiate, train_as_distilled
+from ddray.distillation.unroll import ADJOINTS, Adjoint, Synthetic, train_as_distilled
 from ddray.errors import Diverged, RequestError
 from ddray.networks import Network, build
 
@@ -47,7 +48,7 @@ def on_card(name: str, dtype: torch.dtype = torch.float64) -> tuple[Network, Ten
 def unrolled(
     step: CapturedStep, start: Tensor, synthetic: Synthetic, batch: RealBatch, adjoint: Adjoint, window: range, outer: OuterLoss
 ) -> tuple[Tensor, Synthetic]:
-    _, *found = step.unrolled(start, synthetic, ORDER, batch, adjoint=adjoint, window=window, outer=outer)
+    _, *found = step.outer_gradient(start, synthetic, ORDER, batch, adjoint=adjoint, window=window, outer=outer)
     return found[0], found[1]
 
 
@@ -91,7 +92,7 @@ def test_one_recording_serves_windows_wherever_they_begin() -> None:
 def test_several_networks_are_captured_together_and_trained_for_scores() -> None:
     network, weights, synthetic, batch = on_card("LeNet")
     starts = torch.stack([weights, 1.1 * weights])
-    step, plain = CapturedStep(network, several=True), InnerStep(network, several=True)
+    step, plain = CapturedStep(network, batched=True), InnerStep(network, batched=True)
     expected = differentiate(plain, starts, synthetic, ORDER, batch)
     outer = OuterLoss(network)
     found = unrolled(step, starts, synthetic, batch, "recompute", WHOLE, outer)
@@ -117,7 +118,7 @@ def test_dropout_is_not_captured_and_its_masks_follow_from_the_seed() -> None:
     network, weights, synthetic, batch = on_card("dropout")
     engine = make_engine(network, config=EngineConfig(device="cuda", compile="trace"))
     assert type(engine.step) is TracedStep
-    _, *found = engine.unrolled(engine.step, weights, synthetic, ORDER, batch, 7, WHOLE)
+    _, *found = engine.outer_gradient(engine.step, weights, synthetic, ORDER, batch, 7, WHOLE)
     check_equal(tuple(found), differentiate(InnerStep(network), weights, synthetic, ORDER, batch, 7))
 
 
@@ -144,7 +145,7 @@ def test_divergence_is_found_where_it_happens() -> None:
     engine = EngineConfig(device="cuda", compile="trace", adjoint="full", layout="blocked", networks="loop")
     distiller = Distiller(blobs(), ARCH, DistillConfig.from_flat(QUICK), engine=engine)
     with torch.no_grad():
-        distiller._raw["rates"][2:] = torch.inf
+        distiller.raw["rates"][2:] = torch.inf
     before = distiller.synthetic_now()
     with pytest.raises(Diverged) as caught:
         distiller.advance(3)
@@ -178,8 +179,8 @@ def test_the_same_seed_gives_the_same_set_and_a_resumed_one_too(compile: str, ar
     resumed.load_state_dict({key: torch.as_tensor(value) for key, value in halted.state_dict().items()})
     resumed.advance(3)
     for other in (again, resumed):
-        for name, raw in whole._raw.items():
-            assert torch.equal(raw, other._raw[name]), name
+        for name, raw in whole.raw.items():
+            assert torch.equal(raw, other.raw[name]), name
     assert whole.score().mean == again.score().mean
 
 

@@ -28,7 +28,7 @@ def remembered() -> Path:
 
 
 def test_short_work_is_computed_as_written_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing.Measured, "choose", lambda _: pytest.fail("it was timed"))
+    monkeypatch.setattr(timing.Candidates, "choose", lambda _: pytest.fail("it was timed"))
     engine = settle(EngineConfig(), blobs(), ARCH, DistillConfig.from_flat(QUICK))
     assert engine.model_dump() | PLAIN == engine.model_dump()
     assert engine.device in ("cpu", "cuda")
@@ -44,7 +44,7 @@ def test_trials_count_together() -> None:
 def test_nothing_is_left_open_and_the_choice_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     first = settle(EngineConfig(device="cpu"), blobs(), ARCH, LONG)
     assert "auto" not in first.model_dump().values()
-    monkeypatch.setattr(timing.Measured, "choose", lambda _: pytest.fail("it was timed again"))
+    monkeypatch.setattr(timing.Candidates, "choose", lambda _: pytest.fail("it was timed again"))
     assert settle(EngineConfig(device="cpu"), blobs(), ARCH, LONG) == first
 
 
@@ -62,9 +62,9 @@ def test_what_was_asked_for_stays() -> None:
 
 def test_the_fastest_is_taken_unless_a_plainer_one_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {("off", "blocked"): 1.0, ("trace", "blocked"): 0.97}
-    monkeypatch.setattr(timing.Measured, "_seconds", lambda self, step, *_: times[self._way(step)])
+    monkeypatch.setattr(timing.Candidates, "_seconds", lambda self, step, *_: times[self._way(step)])
     monkeypatch.setattr(
-        timing.Measured, "_way", lambda _, step: ("off" if type(step).__name__ == "InnerStep" else "trace", step.layout),
+        timing.Candidates, "_way", lambda _, step: ("off" if type(step).__name__ == "InnerStep" else "trace", step.layout),
         raising=False,
     )  # fmt: skip
     assert settle(EngineConfig(device="cpu"), blobs(), ARCH, LONG).compile == "off"
@@ -75,8 +75,8 @@ def test_the_fastest_is_taken_unless_a_plainer_one_is_as_good(monkeypatch: pytes
 
 def test_a_step_of_very_many_examples_is_timed_on_some(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[int] = []
-    monkeypatch.setattr(timing, "_ENOUGH", 2)
-    monkeypatch.setattr(timing.Measured, "_seconds", lambda self, *_: timed.append(len(self._samples()[0])) or 1.0)
+    monkeypatch.setattr(timing, "_MAX_SAMPLES_TIMED", 2)
+    monkeypatch.setattr(timing.Candidates, "_seconds", lambda self, *_: timed.append(len(self._samples()[0])) or 1.0)
     settle(EngineConfig(device="cpu"), blobs(), ARCH, LONG)
     assert timed and set(timed) == {2}
 
@@ -158,7 +158,7 @@ def test_faster_side_by_side_is_not_taken_where_gradients_differ(
     arch: str, networks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch.vmap is wrong for layer norm, which a function may hide."""
-    monkeypatch.setattr(timing.Measured, "_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(timing.Candidates, "_seconds", lambda *_: 1.0)
     assert settle(EngineConfig(device="cpu"), blobs(), arch, LONG).networks == networks
 
 
@@ -168,5 +168,5 @@ def test_faster_side_by_side_is_not_taken_where_gradients_differ(
 def test_networks_with_batch_statistics_or_masks_of_their_own_are_not_trained_side_by_side(layer: nn.Module) -> None:
     batch = EngineConfig(device="cpu", networks="batch")
     plain = Network(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
-    assert make_engine(plain, config=batch).several is not None
-    assert make_engine(Network(nn.Sequential(layer, nn.Flatten(), nn.Linear(16, 3))), config=batch).several is None
+    assert make_engine(plain, config=batch).batched_step is not None
+    assert make_engine(Network(nn.Sequential(layer, nn.Flatten(), nn.Linear(16, 3))), config=batch).batched_step is None

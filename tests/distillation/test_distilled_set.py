@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from ddray.distillation import DistilledSet, load
 from ddray.distillation.config import InnerConfig
 from ddray.distillation.inner import InnerStep
+from ddray.distillation.manifest import FORMAT
 from ddray.distillation.run import artefact, finished_set
 from ddray.distillation.set_files import MANIFEST, TENSORS, refuse_foreign, stamp
+from ddray.distillation.streams import generator
 from ddray.distillation.unroll import train_as_distilled
 from ddray.errors import RequestError
 
@@ -175,8 +177,8 @@ def edit(place: Path, change: Callable[[dict[str, object]], None]) -> None:
 
 def test_a_newer_format_is_refused_as_such(made: DistilledSet, tmp_path: Path) -> None:
     place = made.save(tmp_path / "set")
-    edit(place, lambda fields: fields.update(format=3))
-    with pytest.raises(RequestError, match=r"format 3 is newer than 2: update ddray"):
+    edit(place, lambda fields: fields.update(format=FORMAT + 1))
+    with pytest.raises(RequestError, match=rf"format {FORMAT + 1} is newer than {FORMAT}: update ddray"):
         load(place)
 
 
@@ -222,6 +224,29 @@ def test_a_known_start_is_trained_from(known: DistilledSet) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     with pytest.raises(RequestError, match="other shapes"):
         known.train(network=mlp((1, 4, 4), 3, width=9))
+
+
+def weights_of(module: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(module.parameters()).detach()
+
+
+def test_a_seed_takes_its_known_start() -> None:
+    several = finished(network__source="fixed", network__starts=3)
+    assert several.known is not None and len(several.known.unique(dim=0)) == 3
+    step = InnerStep(several.build_network(mlp((1, 4, 4), 3)))
+    for seed in range(5):
+        start = several.known[seed % 3]
+        expected = train_as_distilled(step, start, several.synthetic, several.manifest.step_order)
+        assert torch.equal(weights_of(several.train(seed, mlp((1, 4, 4), 3))), expected)
+
+
+def test_a_seed_draws_fresh_weights_by_the_recorded_law_and_gain() -> None:
+    made = finished(network__law="normal", network__gain=0.5)
+    network = made.build_network(mlp((1, 4, 4), 3))
+    for seed in (0, 1):
+        start = network.draw("normal", 0.5, generator("train", seed))
+        expected = train_as_distilled(InnerStep(network), start, made.synthetic, made.manifest.step_order)
+        assert torch.equal(weights_of(made.train(seed, mlp((1, 4, 4), 3))), expected)
 
 
 def test_a_known_network_has_one_accuracy_and_an_interval(known: DistilledSet) -> None:

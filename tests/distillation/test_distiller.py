@@ -1,15 +1,22 @@
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, StepLR
 
-from ddray.distillation import state
+from ddray.data import Dataset
+from ddray.distillation import DistillConfig, Distiller, state
 from ddray.distillation.config import EngineConfig, OuterConfig
 from ddray.distillation.distiller import decay
-from ddray.distillation.engine import make_engine
+from ddray.distillation.engine import Engine, make_engine
+from ddray.distillation.inner import soft_loss
+from ddray.distillation.outer import RealBatch, hard_loss
 from ddray.errors import Diverged, RequestError
 
-from .problems import distiller
+from .problems import ARCH, QUICK, blobs, distiller
 
 VARIANTS = {
     "random": {},
@@ -177,17 +184,17 @@ def test_windows_end_within_the_unroll() -> None:
     run = distiller(synthetic__epochs=4, outer__window=2, outer__unroll_steps=5)
     windows = set()
     for run.step in range(100):
-        windows.add(run._window(0))
+        windows.add(run._draws.window(run.step, 0))
     assert windows == {range(end - 2, end) for end in range(2, 6)}
     whole = distiller(synthetic__epochs=4, outer__unroll_steps=5)
-    assert whole._window(0) == range(5)
+    assert whole._draws.window(0, 0) == range(5)
 
 
 def test_windows_lie_everywhere_in_the_unroll() -> None:
     run = distiller(synthetic__epochs=4, outer__window=3)
     windows = set()
     for run.step in range(100):
-        windows.add(run._window(0))
+        windows.add(run._draws.window(run.step, 0))
     assert windows == {range(end - 3, end) for end in range(3, 9)}
 
 
@@ -228,3 +235,177 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, keep: int) -> None:
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(RequestError, match="cannot be read"):
         state.load(distiller(), file)
+
+
+def reference_loss(run: Distiller, raw: Mapping[str, Tensor], batch: RealBatch, starts: Sequence[Tensor]) -> Tensor:
+    """The outer loss of a step of the distiller, as a function of raw tensors that plain autograd sees through."""
+    labels, rates = raw["labels"], nn.functional.softplus(raw["rates"])
+    if run.config.labels.softmax:
+        labels = labels.softmax(-1)
+    losses = []
+    for index, start in enumerate(starts):
+        weights, window = start.clone().requires_grad_(), run._draws.window(run.step, index)
+        for t, s in enumerate(run.order[: window.stop]):
+            loss = soft_loss(run.network(weights, raw["inputs"][s]), labels[s])
+            weights = weights - rates[t] * torch.autograd.grad(loss, weights, create_graph=True)[0]
+            if t < window.start:
+                weights = weights.detach().requires_grad_()
+        losses.append(hard_loss(run.network(weights, batch.x), batch.y))
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"outer__clip": None},
+        {"outer__clip": 0.05},
+        {"outer__beta1": 0.8, "outer__beta2": 0.9},
+        {"outer__label_lr": 3.0, "outer__rate_lr": 0.2, "outer__decay": "none"},
+        {"outer__decay": "step", "outer__decay_every": 2, "outer__decay_factor": 0.3},
+        {"labels__softmax": True},
+        {"classes": 2},
+        {"synthetic__learn": False},
+        {"labels__learn": False, "outer__label_lr": 3.0, "outer__rate_lr": 0.2},
+        {"synthetic__epochs": 4, "outer__window": 3},
+        {"network__source": "fixed", "network__starts": 2},
+    ],
+    ids=lambda settings: ",".join(settings),
+)
+def test_outer_steps_are_torchs_adam_on_the_clipped_mean_gradient_over_networks(settings: dict[str, Any]) -> None:
+    run = distiller(outer__networks=3, outer__steps=8, **settings)
+    outer = run.config.outer
+    factors = {"inputs": 1.0, "labels": outer.label_lr, "rates": outer.rate_lr}
+    raw = {name: value.detach().clone().requires_grad_(value.requires_grad) for name, value in run.raw.items()}
+    learned = {name: value for name, value in raw.items() if value.requires_grad}
+    groups = [{"params": [value], "lr": outer.lr * factors[name]} for name, value in learned.items()]
+    adam = torch.optim.Adam(groups, betas=(outer.beta1, outer.beta2))
+    decays = {
+        "none": ConstantLR(adam, 1.0),
+        "step": StepLR(adam, outer.decay_every, outer.decay_factor),
+        "cosine": CosineAnnealingLR(adam, outer.steps),
+    }
+    for step in range(5):
+        loss = reference_loss(run, raw, run.batches.at(step), [run._draws.start(step, index) for index in range(3)])
+        adam.zero_grad()
+        loss.backward()
+        if outer.clip is not None:
+            nn.utils.clip_grad_norm_(learned.values(), outer.clip)
+        adam.step()
+        decays[outer.decay].step()
+        run.advance()
+        assert run.loss == pytest.approx(loss.item(), rel=1e-4)
+    for name, value in raw.items():
+        torch.testing.assert_close(run.raw[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["inputs", "labels", "rates"])
+@pytest.mark.parametrize("settings", [{}, {"labels.softmax": True}], ids=["plain", "softmax"])
+def test_the_outer_gradient_of_what_is_learned_equals_finite_differences(
+    settings: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DistillConfig.from_flat(QUICK | {"outer.networks": 2, "outer.clip": None} | settings)
+    run = Distiller(blobs(size=2), ARCH, config)
+    run.network.to(dtype=torch.float64)
+    batch, starts = run._draws.at(0)
+    batch, starts = RealBatch(batch.x.double(), batch.y), [start.double() for start in starts]
+    raw = {name: value.detach().double() for name, value in run.raw.items()}
+    for key, value in raw.items():
+        run.raw[key].data = value.clone()
+    monkeypatch.setattr(run._draws, "at", lambda _: (batch, starts))
+    run.advance()
+    found = run.raw[name].grad
+    assert found is not None and found.dtype == torch.float64
+    for entry, slope in enumerate(found.flatten().tolist()):
+        losses = []
+        for moved in (1e-5, -1e-5):
+            there = raw[name].clone()
+            there.view(-1)[entry] += moved
+            losses.append(reference_loss(run, raw | {name: there}, batch, starts).item())
+        assert (losses[0] - losses[1]) / 2e-5 == pytest.approx(slope, rel=1e-5, abs=1e-9)
+
+
+@pytest.fixture
+def taught(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, int]]:
+    """The initial weights of every network that teaches a set, and what its dropout masks follow from."""
+    seen: list[tuple[Tensor, int]] = []
+    outer_gradient = Engine.outer_gradient
+
+    def watched(self: Engine, step: Any, start: Tensor, synthetic: Any, order: Any, batch: Any, seed: int, window: range) -> Any:
+        seen.append((start, seed))
+        return outer_gradient(self, step, start, synthetic, order, batch, seed, window)
+
+    monkeypatch.setattr(Engine, "outer_gradient", watched)
+    return seen
+
+
+def test_every_network_of_every_outer_step_has_weights_and_masks_of_its_own(taught: list[tuple[Tensor, int]]) -> None:
+    for seed in (0, 1):
+        distiller(seed, outer__networks=2).advance(3)
+    starts, masks = zip(*taught, strict=True)
+    assert len({tuple(start.tolist()) for start in starts}) == len(set(masks)) == 12
+
+
+def test_known_starts_teach_in_turn(taught: list[tuple[Tensor, int]]) -> None:
+    run = distiller(network__source="fixed", network__starts=3, outer__networks=2)
+    run.advance(3)
+    assert run.known is not None and len(run.known.unique(dim=0)) == 3
+    turns = [[torch.equal(start, known) for known in run.known].index(True) for start, _ in taught]
+    assert turns == [0, 1, 2, 0, 1, 2]
+
+
+def test_dropout_differs_between_outer_steps() -> None:
+    settings = {"synthetic.learn": False, "labels.learn": False, "outer.lr": 1e-9, "network.source": "fixed"}
+    everything = {"outer.batch": len(blobs().train)}
+    losses = []
+    run = Distiller(blobs(), f"{__name__}:dropping", DistillConfig.from_flat(QUICK | settings | everything))
+    for _ in range(3):
+        run.advance()
+        losses.append(round(run.loss, 4))
+    assert len(set(losses)) == 3
+
+
+def dropping(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    size = torch.Size(input_shape).numel()
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(size, outputs))
+
+
+def known(run: Distiller) -> Tensor:
+    assert run.known is not None
+    return run.known
+
+
+@pytest.mark.parametrize(
+    ("settings", "drawn"),
+    [
+        ({}, lambda run: run.synthetic().inputs),
+        ({"synthetic__init": "real"}, lambda run: run.synthetic().inputs),
+        ({"labels__init": "normal"}, lambda run: run.synthetic().labels),
+        ({}, lambda run: run.batches.at(0).x),
+        ({}, lambda run: run._draws.start(0, 0)),
+        ({"network__source": "fixed"}, known),
+        ({"outer__window": 2}, lambda run: torch.tensor([run._draws.window(run.step, index).start for index in range(30)])),
+    ],
+    ids=["inputs", "real inputs", "labels", "real examples", "networks", "known networks", "windows"],
+)
+def test_the_seed_decides_every_draw(settings: dict[str, Any], drawn: Callable[[Distiller], Tensor]) -> None:
+    first, again, other = (drawn(distiller(seed, **settings)) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("source", ["random", "fixed"])
+def test_the_law_and_its_gain_decide_the_networks_that_teach(source: str, taught: list[tuple[Tensor, int]]) -> None:
+    for gain in (0.1, 0.2):
+        distiller(network__source=source, network__law="normal", network__gain=gain).advance()
+    (narrow, _), (wide, _) = taught
+    torch.testing.assert_close(2 * narrow, wide)
+    assert narrow[narrow != 0].std().item() == pytest.approx(0.1, rel=0.2)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_real_examples_are_augmented_if_that_is_asked_for(augment: bool) -> None:
+    x = torch.randint(256, (60, 1, 6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    data = Dataset(x, torch.arange(60) % 3, x, torch.arange(60) % 3, augmentation="crop_flip")
+    run = Distiller(data, ARCH, DistillConfig.from_flat(QUICK | {"data.augment": augment}))
+    stored = {tuple(example.flatten().tolist()) for example in data.normalise(data.train.x)}
+    shown = {tuple(example.flatten().tolist()) for example in run.batches.at(0).x}
+    assert (shown <= stored) == (not augment)

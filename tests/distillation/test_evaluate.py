@@ -1,18 +1,23 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
-from ddray.distillation.baselines import KINDS, RATES, choose, compare
-from ddray.distillation.config import DistillConfig, EngineConfig
-from ddray.distillation.engine import QUICK as QUICK_STEPS
-from ddray.distillation.engine import engine_for_scores, make_engine
+from ddray.distillation import evaluate
+from ddray.distillation.assess import assess
+from ddray.distillation.config import DistillConfig, EngineConfig, NetworkConfig
+from ddray.distillation.engine import MIN_STEPS_TO_TRACE, engine_for_scores, make_engine
 from ddray.distillation.evaluate import (
     Judge,
     Protocol,
+    SplitName,
     judge_all,
+    known_starts,
     retrain,
     score_from,
     starts_to_score,
@@ -20,14 +25,17 @@ from ddray.distillation.evaluate import (
 )
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.labels import sample_classes
-from ddray.distillation.real import RealBatches, class_averages, real_samples
-from ddray.distillation.streams import NETWORKS, generator, network_generator, seed_of
+from ddray.distillation.real import real_samples
+from ddray.distillation.run import finished_set
+from ddray.distillation.streams import NETWORKS, NetworkSet, generator, network_generator, seed_of
 from ddray.distillation.traced import TracedStep
 from ddray.distillation.unroll import advance, train_as_distilled
 from ddray.errors import RequestError
 from ddray.networks import Network
 
-from .problems import QUICK, blobs, distiller
+from .problems import ARCH, QUICK, blobs, distiller, mlp
+
+SPLITS = get_args(SplitName)
 
 
 def test_the_three_sets_of_networks_are_disjoint_and_the_same_for_every_run() -> None:
@@ -69,22 +77,33 @@ def test_training_as_distilled_is_every_step_in_its_turn() -> None:
     assert torch.equal(train_as_distilled(step, start, run.synthetic_now(), run.order), carry[0])
 
 
-def test_judging_counts() -> None:
+@pytest.mark.parametrize("split", SPLITS)
+def test_judging_counts(split: SplitName) -> None:
     run, data = distiller(), blobs()
-    judge = Judge(data, "validation")
-    weights = run.network.draw("xavier", 1.0, generator("here"))
-    logits = run.network(weights, data.normalise(data.validation.x))
-    assert judge.accuracy(run.network, weights) == pytest.approx(
-        (logits.argmax(-1) == data.validation.y).float().mean().item()
-    )
+    judge, examples = Judge(data, split), data.split(split)
+    weights = train_as_distilled(InnerStep(run.network), run._draws.start(0, 0), run.synthetic_now(), run.order)
+    logits = run.network(weights, data.normalise(examples.x))
+    right = (logits.argmax(-1) == examples.y).float().mean().item()
+    assert judge.accuracy(run.network, weights) == pytest.approx(right)
     assert judge.accuracy(run.network, weights * float("nan")) == 0.0
 
 
-def test_networks_side_by_side_score_as_one_by_one() -> None:
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_judge_has_every_example_of_its_split_with_its_class(split: SplitName) -> None:
+    data = blobs()
+    judge, examples = Judge(data, split), data.split(split)
+    pairs = torch.cat([judge.x.flatten(1), judge.y[:, None]], 1)
+    expected = torch.cat([data.normalise(examples.x).flatten(1), examples.y[:, None]], 1)
+    assert judge.split == split
+    assert sorted(pairs.tolist()) == sorted(expected.tolist())
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_networks_side_by_side_score_as_one_by_one(split: SplitName) -> None:
     run, data = distiller(), blobs()
     starts = list(starts_to_score(run.network, run.config.network, None, "A", 5))
     alone, together = (
-        Judge(data, "validation").score(
+        Judge(data, split).score(
             make_engine(run.network, None, EngineConfig(networks=networks)), starts, run.synthetic_now(), run.order
         )
         for networks in ("loop", "batch")
@@ -96,9 +115,9 @@ def test_networks_side_by_side_score_as_one_by_one() -> None:
 def test_many_networks_of_a_score_are_trained_as_the_set_was_distilled(networks: str) -> None:
     run = distiller()
     record = EngineConfig(device="cpu", compile="max", layout="plain", networks=networks).model_dump()
-    engine = engine_for_scores(run.network, run.config.inner, record, steps=QUICK_STEPS)
+    engine = engine_for_scores(run.network, run.config.inner, record, steps=MIN_STEPS_TO_TRACE)
     assert type(engine.step) is TracedStep and not engine.step.compiled and engine.step.layout == "plain"
-    assert (engine.several is not None) == (networks == "batch")
+    assert (engine.batched_step is not None) == (networks == "batch")
     starts = list(starts_to_score(run.network, run.config.network, None, "C", 3))
     found, plain = (
         Judge(blobs(), "validation").score(e, starts, run.synthetic_now(), run.order)
@@ -110,17 +129,17 @@ def test_many_networks_of_a_score_are_trained_as_the_set_was_distilled(networks:
 @pytest.mark.parametrize("recorded", [{}, {"compile": "off"}, {"compile": "auto"}, {"compile": "trace", "of old": 1}])
 def test_few_networks_of_a_score_and_unknown_records_are_trained_as_written(recorded: dict[str, object]) -> None:
     run = distiller()
-    assert type(engine_for_scores(run.network, run.config.inner, recorded, QUICK_STEPS - 1).step) is InnerStep
-    traced = type(engine_for_scores(run.network, run.config.inner, recorded, QUICK_STEPS).step) is TracedStep
+    assert type(engine_for_scores(run.network, run.config.inner, recorded, MIN_STEPS_TO_TRACE - 1).step) is InnerStep
+    traced = type(engine_for_scores(run.network, run.config.inner, recorded, MIN_STEPS_TO_TRACE).step) is TracedStep
     assert traced == (recorded.get("compile") == "trace")
 
 
 def test_kernels_that_another_device_chose_are_not_taken_and_a_record_of_nothing_known_is_refused() -> None:
     run = distiller()
     record = {"device": "cuda:1", "compile": "trace", "layout": "PPB", "networks": "loop"}
-    assert engine_for_scores(run.network, run.config.inner, record, QUICK_STEPS).step.layout == "blocked"
+    assert engine_for_scores(run.network, run.config.inner, record, MIN_STEPS_TO_TRACE).step.layout == "blocked"
     with pytest.raises(RequestError, match="'fast' is refused"):
-        engine_for_scores(run.network, run.config.inner, {"compile": "fast"}, QUICK_STEPS)
+        engine_for_scores(run.network, run.config.inner, {"compile": "fast"}, MIN_STEPS_TO_TRACE)
 
 
 def test_networks_that_drop_at_random_are_told_by_a_score_again_and_each_drops_its_own() -> None:
@@ -147,6 +166,40 @@ def test_two_splits_are_judged_by_the_same_networks() -> None:
     assert both[1].accuracies == alone.accuracies
 
 
+@pytest.mark.parametrize("batch", [4, 256])
+def test_retraining_is_torchs_sgd_on_the_module_itself(batch: int) -> None:
+    run = distiller()
+    start, synthetic, module = run._draws.start(0, 0), run.synthetic_now(), mlp((1, 4, 4), 3)
+    found = retrain(run.network, start, synthetic, epochs=6, lr=0.05, batch=batch)
+    nn.utils.vector_to_parameters(start, module.parameters())
+    inputs, labels = synthetic.inputs.flatten(0, 1), synthetic.labels.flatten(0, 1)
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for epoch in range(6):
+        optimiser.param_groups[0]["lr"] = 0.05 if epoch < 3 else 0.005
+        for chosen in torch.randperm(len(inputs), generator=generator("retrain", epoch)).split(batch):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(module(inputs[chosen]), labels[chosen]).backward()
+            optimiser.step()
+    expected = nn.utils.parameters_to_vector(module.parameters()).detach()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_training_as_distilled_is_torchs_sgd_on_the_module_itself() -> None:
+    run = distiller(synthetic__lr=0.3)
+    start, module = run._draws.start(0, 0), mlp((1, 4, 4), 3)
+    synthetic = replace(run.synthetic_now(), rates=torch.tensor([0.3, 0.1, 0.2, 0.05]))
+    found = train_as_distilled(InnerStep(run.network), start, synthetic, run.order)
+    nn.utils.vector_to_parameters(start, module.parameters())
+    optimiser = torch.optim.SGD(module.parameters(), lr=1.0)
+    for rate, s in zip(synthetic.rates.tolist(), (0, 1, 0, 1), strict=True):
+        optimiser.param_groups[0]["lr"] = rate
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(module(synthetic.inputs[s]), synthetic.labels[s]).backward()
+        optimiser.step()
+    expected = nn.utils.parameters_to_vector(module.parameters()).detach()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_retraining_learns_from_real_samples_and_is_repeatable() -> None:
     run, data = distiller(), blobs()
     classes = sample_classes((0, 1, 2), 1)
@@ -160,57 +213,10 @@ def test_retraining_learns_from_real_samples_and_is_repeatable() -> None:
     assert torch.equal(weights, retrain(run.network, start, real, epochs=40))
 
 
-@pytest.mark.parametrize("classes", [(0, 1, 2), (2, 0)])
-@pytest.mark.parametrize("per_class", [1, 2])
-def test_real_samples_are_of_the_class_that_the_label_names(classes: tuple[int, ...], per_class: int) -> None:
-    data, wanted = blobs(), sample_classes(classes, per_class)
-    samples = real_samples(data, wanted, 3, generator("draw"))
-    assert samples.shape == (3, len(wanted), 1, 4, 4)
-    everything = data.normalise(data.train.x)
-    chosen = [[int(torch.nonzero((everything == x).flatten(1).all(1))[0]) for x in step] for step in samples]
-    assert [[int(data.train.y[i]) for i in step] for step in chosen] == [wanted.tolist()] * 3
-    assert len({i for step in chosen for i in step}) == 3 * len(wanted)
-
-
-def test_a_class_with_too_few_examples_begins_again() -> None:
-    data = blobs(members=4)
-    samples = real_samples(data, sample_classes((1,), 5), 2, generator("draw"))
-    assert samples.shape[:2] == (2, 5)
-
-
-def test_averages_are_means_of_their_class() -> None:
-    data = blobs()
-    averages = class_averages(data, sample_classes((2, 1), 1), 2)
-    torch.testing.assert_close(averages[1, 0], data.normalise(data.train.x[data.train.y == 2]).mean(0))
-
-
-def test_batches_cover_an_epoch_without_repeats_and_do_not_depend_on_the_past() -> None:
-    data = blobs()
-    batches = RealBatches(data, 40, augment=False, seed=3)
-    per_epoch = len(data.train) // 40
-    seen = torch.cat([batches.at(step).x for step in range(per_epoch)]).flatten(1)
-    assert len(seen.unique(dim=0)) == 40 * per_epoch
-    assert torch.equal(RealBatches(data, 40, augment=False, seed=3).at(7).x, batches.at(7).x)
-    assert not torch.equal(batches.at(0).x, batches.at(per_epoch).x)
-
-
-def test_baselines_choose_their_rate_on_validation_and_report_all_splits() -> None:
-    run, data = distiller(), blobs()
-    judges = [Judge(data, "validation"), Judge(data, "test")]
-    results = compare(judges, data, run.config, make_engine(run.network), 3, None, 4)
-    assert set(results) == set(KINDS)
-    for scores in results.values():
-        assert [s.split for s in scores] == ["validation", "test"]
-        assert scores[0].n == 4
-    chosen = choose("average", judges[0], data, run.config, make_engine(run.network), 3, None)
-    assert chosen.rate in RATES
-    assert chosen.labels.argmax(-1).tolist() == [[0, 1, 2]] * 2
-
-
 def test_networks_that_do_not_stay_finite_are_told_as_diverged() -> None:
     run, data = distiller(), blobs()
     broken = replace(run.synthetic_now(), rates=torch.full((len(run.order),), 1e30))
-    starts = run._start(0, 0).expand(3, -1).unbind()
+    starts = run._draws.start(0, 0).expand(3, -1).unbind()
     score = Judge(data, "validation").score(make_engine(run.network), starts, broken, run.order)
     assert (score.mean, score.n, score.diverged) == (0.0, 3, 3) and "3 of 3 diverged" in str(score)
     assert run.score().diverged == 0
@@ -233,6 +239,84 @@ def test_a_score_is_taken_in_its_engines_arithmetic(
     torch.backends.cudnn.deterministic = False
     run = distiller()
     engine = replace(make_engine(run.network), tf32=tf32)  # as on a GPU
-    Judge(blobs(), "validation").score(engine, [run._start(0, 0)], run.synthetic_now(), run.order, protocol)
+    Judge(blobs(), "validation").score(engine, [run._draws.start(0, 0)], run.synthetic_now(), run.order, protocol)
     assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is tf32
     assert torch.backends.cudnn.deterministic
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_law_and_its_gain_decide_the_networks_of_a_score(known: bool) -> None:
+    network, drawn = distiller().network, []
+    for gain in (0.1, 0.2):
+        config = NetworkConfig(source="fixed" if known else "random", law="normal", gain=gain)
+        drawn.append(next(iter(starts_to_score(network, config, known_starts(network, config, 0), "C", 1))))
+    narrow, wide = drawn
+    torch.testing.assert_close(2 * narrow, wide)
+    assert narrow[narrow != 0].std().item() == pytest.approx(0.1, rel=0.2)
+
+
+def test_known_starts_differ_from_each_other_and_follow_from_the_seed() -> None:
+    network, config = distiller().network, NetworkConfig(source="fixed", starts=3)
+    first, again, other = (known_starts(network, config, seed) for seed in (1, 1, 2))
+    assert first is not None and again is not None and other is not None
+    assert torch.equal(first, again) and len(torch.cat([first, other]).unique(dim=0)) == 6
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The evaluation set and the number of every network that a score draws."""
+    seen: list[tuple[str, int]] = []
+
+    def watched(networks: NetworkSet, index: int) -> torch.Generator:
+        seen.append((networks, index))
+        return network_generator(networks, index)
+
+    monkeypatch.setattr(evaluate, "network_generator", watched)
+    monkeypatch.setattr(evaluate, "retrain", lambda _, start, *__: start)
+    return seen
+
+
+def test_looks_are_with_networks_a_the_finished_score_with_b_and_all_after_with_c(
+    drawn: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    def networks_of(score: Callable[[], object]) -> list[tuple[str, int]]:
+        drawn.clear()
+        score()
+        return list(drawn)
+
+    def numbered(networks: str, count: int) -> list[tuple[str, int]]:
+        return [(networks, index) for index in range(count)]
+
+    run, data = distiller(), blobs()
+    assert networks_of(run.score) == numbered("A", 5)
+    assert networks_of(lambda: finished_set(run)) == numbered("B", 20)
+    made = finished_set(run)
+    assert networks_of(lambda: made.evaluate(3, dataset=data, network=mlp((1, 4, 4), 3))) == numbered("C", 3)
+    place = made.save(tmp_path / "set")
+    look = partial(assess, place, arch=ARCH, nets=7, dataset=data, device="cpu")
+    assert networks_of(partial(look, baselines=False)) == numbered("C", 7) + numbered("C", 5)
+    assert {networks for networks, _ in networks_of(look)} == {"A", "C"}
+
+
+def test_a_look_and_the_finished_score_are_of_the_validation_split() -> None:
+    run = distiller()
+    scores = (run.score(), *finished_set(run).manifest.scores)
+    assert [(score.split, score.examples) for score in scores] == [("validation", len(run.dataset.validation))] * 2
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_set_is_scored_on_the_split_that_is_asked_for_by_networks_trained_on_it(split: SplitName, tmp_path: Path) -> None:
+    run, data = distiller(network__law="normal", network__gain=0.5), blobs()
+    made, examples = finished_set(run), data.split(split)
+    expected = []
+    for index in range(3):
+        start = run.network.draw("normal", 0.5, network_generator("C", index))
+        weights = train_as_distilled(InnerStep(run.network), start, run.synthetic_now(), run.order)
+        logits = run.network(weights, data.normalise(examples.x))
+        expected.append((logits.argmax(-1) == examples.y).float().mean().item())
+    found = [made.evaluate(3, split, dataset=data, network=mlp((1, 4, 4), 3))]
+    assessed = assess(made.save(tmp_path / "set"), arch=ARCH, nets=3, split=split, dataset=data, baselines=False, device="cpu")
+    found += [score for score in assessed.scores if score.protocol == "as-distilled"]
+    assert [(score.split, score.examples) for score in found] == [(split, len(examples))] * 2
+    for score in found:
+        assert score.accuracies == pytest.approx(expected)

@@ -1,5 +1,6 @@
 """Inner optimisers against torch's own."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -53,3 +54,17 @@ def test_soft_loss_is_cross_entropy_on_one_hot_labels() -> None:
     logits, classes = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 1, 0])
     one_hot = torch.eye(4)[classes]
     torch.testing.assert_close(soft_loss(logits, one_hot), nn.functional.cross_entropy(logits, classes))
+
+
+def test_soft_loss_by_hand() -> None:
+    logits = torch.tensor([[math.log(3), 0.0], [0.0, 0.0], [0.0, math.log(3)]])  # 3/4, 1/4; 1/2, 1/2; 1/4, 3/4
+    labels = torch.tensor([[2.0, 0.5], [0.5, 0.5], [-1.0, 0.0]])
+    first = 2 * math.log(4 / 3) + 0.5 * math.log(4)
+    assert soft_loss(logits, labels).item() == pytest.approx((first + math.log(2) - math.log(4)) / 3)
+
+
+def test_soft_loss_of_one_logit_by_hand() -> None:
+    logits, labels = torch.tensor([[math.log(3)], [0.0], [-math.log(3)]]), torch.tensor([[0.25], [1.0], [2.0]])
+    first = 0.25 * math.log(4 / 3) + 0.75 * math.log(4)
+    last = 2 * math.log(4) - math.log(4 / 3)
+    assert soft_loss(logits, labels).item() == pytest.approx((first + math.log(2) + last) / 3)

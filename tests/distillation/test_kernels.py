@@ -11,8 +11,8 @@ from ddray.distillation.graphs import simplify, trace
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.kernels import assign, measure
 from ddray.distillation.outer import OuterLoss, RealBatch
+from ddray.distillation.reference import differentiate
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
-from ddray.distillation.unroll import differentiate
 
 from .unrolls import ORDER, check_equal, problem
 

@@ -96,5 +96,7 @@ def test_bytes_alive_at_once() -> None:
 
     graph = fx.experimental.proxy_tensor.make_fx(Chain(), tracing_mode="fake")(torch.empty(100))
     assert alive_at_once(graph) == 2 * 400  # what an operation reads and what it writes; the input is not ours
-    last = list(graph.graph.nodes)[-1].all_input_nodes
-    assert alive_at_once(graph, last) == 2 * 400
+    view = next(node for node in graph.graph.nodes if node.target is torch.ops.aten.view.default)
+    assert alive_at_once(graph, [view]) == 400  # a view is kept with what it looks at
+    single = fx.experimental.proxy_tensor.make_fx(torch.exp, tracing_mode="fake")(torch.empty(100))
+    assert [alive_at_once(single, kept) for kept in ((), list(single.graph.nodes)[-1].all_input_nodes)] == [400, 0]

@@ -1,5 +1,7 @@
 """The loss on real examples."""
 
+import math
+
 import pytest
 import torch
 
@@ -54,3 +56,13 @@ def test_mixed_precision_is_near_float32() -> None:
 def test_one_logit_is_judged_by_its_sign() -> None:
     assert predictions(torch.tensor([[-0.1], [0.1], [0.4], [0.6]])).tolist() == [0, 1, 1, 1]
     assert predictions(torch.tensor([[0.1, 0.2], [3.0, -1.0]])).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [[[0.0, math.log(3)], [0.0, 0.0], [0.0, math.log(7)]], [[math.log(3)], [0.0], [math.log(7)]]],
+    ids=["two logits", "one logit"],
+)
+def test_the_loss_on_real_examples_by_hand(logits: list[list[float]]) -> None:
+    found = hard_loss(torch.tensor(logits), torch.tensor([1, 0, 0])).item()  # at odds of 3 to 1, even odds, 1 to 7
+    assert found == pytest.approx((math.log(4 / 3) + math.log(2) + math.log(8)) / 3)

@@ -5,7 +5,16 @@ import pytest
 from ddray.distillation import preflight
 from ddray.distillation.config import DistillConfig
 from ddray.distillation.memory import footprint
-from ddray.distillation.preflight import CARD, FEW, LIBRARIES, PROCESS, check_memory, check_share, gib, needed
+from ddray.distillation.preflight import (
+    ALWAYS_AVAILABLE,
+    CUDA_CONTEXT,
+    GPU_OVERHEAD,
+    PROCESS,
+    check_memory,
+    check_share,
+    gib,
+    needed,
+)
 from ddray.distillation.run import distill
 from ddray.errors import RequestError
 
@@ -26,7 +35,7 @@ def test_on_a_card_a_process_has_libraries_and_data_of_its_own() -> None:
     on_card, examples = ENGINE.model_copy(update={"device": "cuda"}), 500 * 3 * 32 * 32
     one, other = (footprint(colours(), "ConvNet3", wide(), engine).total for engine in (ENGINE, on_card))
     assert needed(colours(), "ConvNet3", wide(), ENGINE) == one + PROCESS
-    assert needed(colours(), "ConvNet3", wide(), on_card) == int(LIBRARIES * other) + examples + CARD
+    assert needed(colours(), "ConvNet3", wide(), on_card) == int(GPU_OVERHEAD * other) + examples + CUDA_CONTEXT
 
 
 def test_an_unroll_that_does_not_fit_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +72,7 @@ def test_large_work_is_told_with_the_process() -> None:
     config = DistillConfig.from_flat({"synthetic.steps": 1, "synthetic.epochs": 30, "outer.batch": 128})
     engine = ENGINE.model_copy(update={"adjoint": "full"})
     wanted = check_memory(colours(), "ConvNet3", config, engine)
-    assert FEW < wanted == footprint(colours(), "ConvNet3", config, engine).total + PROCESS
+    assert ALWAYS_AVAILABLE < wanted == footprint(colours(), "ConvNet3", config, engine).total + PROCESS
 
 
 @pytest.mark.parametrize(("size", "text"), [(3 * 2**30, "3.0 GiB"), (800 * 2**20, "800 MiB")])

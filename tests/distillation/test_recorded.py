@@ -15,8 +15,9 @@ from ddray.distillation.distiller import Distiller
 from ddray.distillation.engine import Engine, make_engine
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.outer import OuterLoss
+from ddray.distillation.reference import differentiate
 from ddray.distillation.traced import TracedOuterLoss
-from ddray.distillation.unroll import ADJOINTS, Adjoint, differentiate, train_as_distilled
+from ddray.distillation.unroll import ADJOINTS, Adjoint, train_as_distilled
 from ddray.errors import Diverged
 from ddray.networks import Network
 
@@ -55,9 +56,9 @@ def test_one_recording_serves_windows_wherever_they_begin(optimiser: str, adjoin
     step, outer = CapturedStep(network, config), OuterLoss(network)
     for window in (range(0, 4), range(0, 2), range(1, 3), range(2, 4)):
         expected = differentiate(InnerStep(network, config), weights, synthetic, ORDER, batch, window=window)
-        _, *found = step.unrolled(weights, synthetic, ORDER, batch, adjoint=adjoint, window=window, outer=outer)
+        _, *found = step.outer_gradient(weights, synthetic, ORDER, batch, adjoint=adjoint, window=window, outer=outer)
         check_equal((found[0], found[1]), expected)
-        step.unrolled(1.1 * weights, synthetic, ORDER, batch, adjoint=adjoint, window=window, outer=outer)
+        step.outer_gradient(1.1 * weights, synthetic, ORDER, batch, adjoint=adjoint, window=window, outer=outer)
         check_equal((found[0], found[1]), expected)  # what was given stays when the recording runs again
     assert len(step._captured) == 3  # the whole, any window of two steps, and the step that leads to it
 
@@ -79,26 +80,26 @@ def test_what_cannot_be_recorded_is_launched_and_says_so(monkeypatch: pytest.Mon
     network, weights, synthetic, batch = problem("LeNet")
     step = CapturedStep(network)
     with pytest.warns(UserWarning, match="cannot be captured"):
-        _, *found = step.unrolled(
+        _, *found = step.outer_gradient(
             weights, synthetic, ORDER, batch, adjoint="full", window=range(4), outer=OuterLoss(network)
         )
     check_equal((found[0], found[1]), differentiate(InnerStep(network), weights, synthetic, ORDER, batch))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        step.unrolled(weights, synthetic, ORDER, batch, adjoint="full", window=range(4), outer=OuterLoss(network))
+        step.outer_gradient(weights, synthetic, ORDER, batch, adjoint="full", window=range(4), outer=OuterLoss(network))
 
 
 def recorded_engine(network: Network, inner: InnerConfig | None = None, config: EngineConfig | None = None) -> Engine:
     engine = make_engine(network, inner, config)
-    several = CapturedStep(network, inner, several=True) if engine.several else None
-    return Engine(CapturedStep(network, inner), several, TracedOuterLoss(network), engine.adjoint)
+    batched = CapturedStep(network, inner, batched=True) if engine.batched_step else None
+    return Engine(CapturedStep(network, inner), batched, TracedOuterLoss(network), engine.adjoint)
 
 
 class Ahead(Distiller):
     """Draws the next step while it computes, as on a GPU."""
 
     def _require_finite(self, *given: Any) -> float:
-        self._ahead = self.step + 1, self._drawn(self.step + 1)
+        self._draws.draw_ahead(self.step + 1)
         return super()._require_finite(*given)
 
 
@@ -124,8 +125,8 @@ def test_a_distillation_by_recordings_and_drawn_ahead_is_the_same(
     resumed.advance(2)
     resumed.load_state_dict({key: torch.as_tensor(value).clone() for key, value in whole.state_dict().items()})
     whole.advance(3), resumed.advance(3)
-    for name, raw in plain._raw.items():
-        assert torch.equal(raw, whole._raw[name]) and torch.equal(raw, resumed._raw[name]), name
+    for name, raw in plain.raw.items():
+        assert torch.equal(raw, whole.raw[name]) and torch.equal(raw, resumed.raw[name]), name
 
 
 @pytest.mark.parametrize("networks", ["loop", "batch"])
@@ -137,7 +138,7 @@ def test_the_network_that_diverged_is_trained_again_to_find_where(
     run = Ahead(blobs(), ARCH, config, engine=ENGINE.model_copy(update={"networks": networks}))
     run.advance(2)
     with torch.no_grad():
-        run._raw["rates"][2:] = torch.inf
+        run.raw["rates"][2:] = torch.inf
     with pytest.raises(Diverged) as caught:
         run.advance()
     assert (caught.value.what, caught.value.outer_step, caught.value.inner_step) == ("an inner weight", 2, 3)
@@ -145,9 +146,9 @@ def test_the_network_that_diverged_is_trained_again_to_find_where(
 
 def test_networks_of_an_outer_step_are_drawn_one_by_one() -> None:
     run, alive = Distiller(blobs(), ARCH, DistillConfig.from_flat(QUICK | {"outer.networks": 5}), engine=ENGINE), []
-    draw = run._start
-    run._start = lambda step, index: alive.append(index) or draw(step, index)  # type: ignore[method-assign, func-returns-value]
-    _, starts = run._begin(0)
+    draw = run._draws.start
+    run._draws.start = lambda step, index: alive.append(index) or draw(step, index)  # type: ignore[method-assign, func-returns-value]
+    _, starts = run._draws.at(0)
     assert not alive
     next(iter(starts))
     assert alive == [0]

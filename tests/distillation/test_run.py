@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from ddray.distillation import EngineConfig, distill, load
+from ddray.distillation import EngineConfig, Progress, distill, load
 from ddray.distillation.distiller import Distiller
 from ddray.distillation.run import finished_set
 from ddray.distillation.unroll import Synthetic
@@ -88,3 +89,38 @@ def test_a_run_without_any_set_that_trains_networks_has_diverged(monkeypatch: py
     monkeypatch.setattr(Distiller, "synthetic_now", steep_now)
     with pytest.raises(Diverged, match="every network trained on the set is not finite at outer step 12"):
         distill(blobs(), ARCH, QUICK, engine=CPU)
+
+
+@pytest.mark.parametrize("key", ["checkpoint", "save_to"])
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(key: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="a directory that can be written to"):
+        distill(blobs(), ARCH, QUICK, engine=CPU, report=_never, **{key: tmp_path / "file" / "mine"})
+
+
+def test_what_is_no_set_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "letters").touch()
+    with pytest.raises(RequestError, match="not a distilled set"):
+        distill(blobs(), ARCH, QUICK, engine=CPU, report=_never, save_to=tmp_path)
+
+
+def test_a_set_of_another_distillation_is_not_written_over(tmp_path: Path) -> None:
+    first = distill(blobs(), ARCH, QUICK, engine=CPU, save_to=tmp_path / "set")
+    with pytest.raises(RequestError, match=r"a set of another distillation lies there \(blobs × .*, seed 0\)"):
+        distill(blobs(), ARCH, QUICK, seed=1, engine=CPU, report=_never, save_to=tmp_path / "set")
+    distill(blobs(), ARCH, QUICK, engine=CPU, save_to=tmp_path / "set")
+    assert torch.equal(load(tmp_path / "set").inputs, first.inputs)
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", True, None])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(RequestError, match=r"seed: .* is refused: a whole number"):
+        distill(blobs(), ARCH, QUICK, seed=seed, engine=CPU, report=_never)
+
+
+def test_a_seed_may_be_of_numpy() -> None:
+    assert distill(blobs(), ARCH, QUICK, seed=np.int64(3), engine=CPU).manifest.seed == 3
+
+
+def _never(progress: Progress) -> None:
+    pytest.fail(f"it had begun: {progress}")

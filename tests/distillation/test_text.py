@@ -175,7 +175,7 @@ def test_a_class_with_fewer_sentences_than_a_baseline_needs_begins_again() -> No
     config = DistillConfig.from_flat(QUICK | {"synthetic.samples_per_class": 9, "outer.batch": 4})
     real = few.presented(config.data.text)
     network, outputs = check_problem(few, ARCH, config)
-    found = compare([Judge(real, "test")], real, config, make_engine(network), outputs, None, 2)
+    found = compare([Judge(real, "test")], real, config, make_engine(network), outputs, None, 2, config.step_order())
     assert set(found) == {"random", "average"}
 
 

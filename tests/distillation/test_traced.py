@@ -14,8 +14,9 @@ from ddray.distillation.config import EngineConfig, InnerConfig
 from ddray.distillation.engine import has_compiler
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.layout import LAYOUTS
+from ddray.distillation.reference import differentiate
 from ddray.distillation.traced import TracedStep
-from ddray.distillation.unroll import ADJOINTS, Adjoint, differentiate, train_as_distilled
+from ddray.distillation.unroll import ADJOINTS, Adjoint, train_as_distilled
 from ddray.networks import Network
 
 from .unrolls import NETWORKS, ORDER, PARTS, check_equal, problem
@@ -53,8 +54,8 @@ def test_every_optimiser_and_adjoint_is_traced(optimiser: str, adjoint: Adjoint)
 def test_several_networks_are_traced_together() -> None:
     network, weights, synthetic, batch = problem("LeNet")
     starts = torch.stack([weights, 1.1 * weights])
-    expected = differentiate(InnerStep(network, several=True), starts, synthetic, ORDER, batch)
-    check_equal(differentiate(TracedStep(network, several=True), starts, synthetic, ORDER, batch), expected)
+    expected = differentiate(InnerStep(network, batched=True), starts, synthetic, ORDER, batch)
+    check_equal(differentiate(TracedStep(network, batched=True), starts, synthetic, ORDER, batch), expected)
 
 
 def test_a_network_is_traced_once_per_shape_and_kept_for_the_next_of_its_kind() -> None:

@@ -9,13 +9,12 @@ import torch
 from ddray.distillation.config import InnerConfig
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.outer import OuterLoss
+from ddray.distillation.reference import by_autograd, differentiate
 from ddray.distillation.unroll import (
     ADJOINTS,
     Adjoint,
     Synthetic,
     advance,
-    by_autograd,
-    differentiate,
     segments,
     train_as_distilled,
 )
@@ -96,7 +95,7 @@ def test_networks_side_by_side_equal_one_by_one(optimiser: str, adjoint: Adjoint
     g = torch.Generator().manual_seed(3)
     starts = torch.stack([network.draw("xavier", 1.0, g) for _ in range(3)])
     config = InnerConfig(optimiser=optimiser, **SMOOTH)
-    one, several = InnerStep(network, config), InnerStep(network, config, several=True)
+    one, several = InnerStep(network, config), InnerStep(network, config, batched=True)
     alone = [differentiate(one, start, synthetic, ORDER, batch) for start in starts]
     losses = torch.stack([loss for loss, _ in alone])
     total = Synthetic(*(sum(getattr(slope, part) for _, slope in alone) for part in PARTS))

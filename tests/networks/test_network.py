@@ -169,7 +169,8 @@ def user_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (f"{HERE}:Odd", (1, 4, 4), 3, {"how": "asserts"}, "does not take inputs of shape (1, 4, 4): AssertionError"),
         (f"{HERE}:lazy", (1, 4, 4), 3, {}, "it has lazy ones"),
         (f"{HERE}:weightless", (1, 4, 4), 3, {}, "no weights to train"),
-        (f"{HERE}:keyless", (1, 4, 4), 3, {}, "does not take these: KeyError 'no'"),
+        (f"{HERE}:keyless", (1, 4, 4), 3, {}, "its factory cannot be called: KeyError 'no'"),
+        (f"{HERE}:Recurrent", (1, 4, 4), 3, {}, "torch's nn.GRU has no second derivative"),
         (".nets:Net", (1, 4, 4), 3, {}, "could not be imported"),
         ("broken_nets:Net", (1, 4, 4), 3, {}, "could not be imported: ZeroDivisionError"),
         ("leaving_nets:Net", (1, 4, 4), 3, {}, "could not be imported: SystemExit 3"),
@@ -184,3 +185,13 @@ def test_refusals(
         build(arch, shape, classes, arguments)
     assert part in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.GRU(4, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.last(self.layer(x[:, 0])[0][:, -1])
+        return logits

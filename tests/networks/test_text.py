@@ -13,8 +13,9 @@ from ddray.distillation.config import EngineConfig
 from ddray.distillation.engine import make_engine
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.outer import OuterLoss, RealBatch
+from ddray.distillation.reference import differentiate
 from ddray.distillation.traced import TracedStep
-from ddray.distillation.unroll import Synthetic, differentiate, train_as_distilled
+from ddray.distillation.unroll import Synthetic, train_as_distilled
 from ddray.errors import RequestError
 from ddray.networks import build
 from ddray.networks.network import Network
@@ -248,7 +249,7 @@ def test_several_networks_are_trained_side_by_side(name: str) -> None:
     starts = torch.stack([network.draw("xavier", 1.0, g) for _ in range(2)])
     alone = [differentiate(InnerStep(network), start, synthetic, ORDER, batch) for start in starts]
     total = Synthetic(*(sum(getattr(slope, part) for _, slope in alone) for part in PARTS))
-    found = differentiate(InnerStep(network, several=True), starts, synthetic, ORDER, batch)
+    found = differentiate(InnerStep(network, batched=True), starts, synthetic, ORDER, batch)
     check_equal(found, (torch.stack([loss for loss, _ in alone]), total))
 
 
@@ -264,7 +265,7 @@ def test_on_a_gpu_texts_are_differentiated_twice_as_on_a_cpu(name: str) -> None:
     seen, examples = moved(synthetic, batch, "cuda")
     for compiled in ("off", "trace"):
         engine = make_engine(network, config=EngineConfig(device="cuda", compile=compiled, adjoint="full"))
-        _, *found = engine.unrolled(engine.step, start.cuda(), seen, ORDER, examples, 0, range(len(ORDER)))
+        _, *found = engine.outer_gradient(engine.step, start.cuda(), seen, ORDER, examples, 0, range(len(ORDER)))
         on_cpu = Synthetic(*(part.cpu() for part in (found[1].inputs, found[1].labels, found[1].rates)))
         check_equal((found[0].cpu(), on_cpu), (loss, slope), 1e-8)
     assert torch.backends.cudnn.enabled

@@ -29,7 +29,7 @@ def test_only_what_constraints_allow_has_to_fit_into_memory(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "machine_memory", lambda: preflight.PROCESS + 2**28)
-    monkeypatch.setattr(timing.Measured, "choose", lambda _: pytest.fail("it was timed"))
+    monkeypatch.setattr(timing.Candidates, "choose", lambda _: pytest.fail("it was timed"))
 
     def asked(limit: int) -> SweepRequest:
         bound = [f"stored_samples <= {limit}"]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 from safetensors import safe_open
 
@@ -169,13 +170,17 @@ def test_more_trials_extend_a_sweep(killed: Stopped, new_record: NewRecord, tmp_
     assert sorted(p.name for p in (tmp_path / "s").glob("tune-0002/trial-*")) == ["trial-00003"]
 
 
-def test_a_time_budget_leaves_nothing_running(killed: Stopped, new_record: NewRecord, tmp_path: Path) -> None:
-    outcome = _go_on(killed, tmp_path, new_record(), trials=500, time_budget=3.0)
+def test_trials_that_the_clock_stops_are_taken_up_again(killed: Stopped, new_record: NewRecord, tmp_path: Path) -> None:
+    uri = new_record()
+    outcome = _go_on(killed, tmp_path, uri, trials=500, time_budget=3.0)
     trials = told(tmp_path / "s")
-    assert 3 < len(trials) < 500 and in_state(trials, TrialState.RUNNING) == []
-    stopped = [trial for trial in trials if trial.state == TrialState.PRUNED]
-    assert stopped and {trial.user_attrs["note"] for trial in stopped} == {"the time budget was over"}
-    assert outcome.winner is not None
+    cut = in_state(trials, TrialState.RUNNING)
+    assert 3 < len(trials) < 500 and cut and outcome.winner is not None
+    assert outcome.left == 500 - len(in_state(trials, TrialState.COMPLETE))
+    runs = MlflowClient(uri, uri).search_runs(["1"], "tags.`ddray.status` = 'interrupted'")
+    assert sorted(int(run.data.tags["ddray.trial"]) for run in runs) == cut and {r.info.status for r in runs} == {"KILLED"}
+    again = search(killed.space, storage=str(tmp_path), tracking_uri=uri, resume=True, trials=len(trials))
+    assert in_state(told(tmp_path / "s"), TrialState.RUNNING) == [] and again.left == 0
 
 
 def _go_on(stopped: Stopped, folder: Path, uri: str, **options: Any) -> Outcome:

@@ -163,11 +163,41 @@ def test_halving_goes_on_over_a_resume(tmp_path: Path) -> None:
     before = opened(tmp_path / "s", scheduler=asha)
     good, bad = before.assign().number, before.assign().number
     before.report(good, 2, 0.9, loss=1.5, seconds=1.0)
-    assert not before.should_stop(good)
+    assert not before.should_stop(good, 2)
     after = opened(tmp_path / "s", resume=True, scheduler=asha)
     after.resume(bad)
     after.report(bad, 2, 0.1, loss=1.5, seconds=1.0)
-    assert after.should_stop(bad)
+    assert after.should_stop(bad, 2)
+
+
+def stopped_and_killed(directory: Path, asha: dict[str, Any]) -> int:
+    """A trial that successive halving has stopped, of a driver that was killed before it could end it."""
+    study = opened(directory, scheduler=asha)
+    good, bad = study.assign().number, study.assign().number
+    for number, value in ((good, 0.9), (bad, 0.1)):
+        study.report(number, 2, value, loss=1.5, seconds=1.0)
+        assert study.should_stop(number, 2) == (number == bad)
+    study.end(good, "finished", value=0.9)
+    return bad
+
+
+def test_a_trial_that_was_to_stop_when_the_driver_was_killed_stops_at_the_same_report(tmp_path: Path) -> None:
+    asha = {"asha": {"grace_steps": 2, "reduction_factor": 2}}
+    bad = stopped_and_killed(tmp_path / "s", asha)
+    after = opened(tmp_path / "s", resume=True, scheduler=asha)
+    after.resume(bad)
+    after.report(bad, 2, 0.1, loss=1.5, seconds=1.0)
+    assert after.should_stop(bad, 2)
+
+
+def test_a_trial_that_was_to_stop_is_not_run_again(tmp_path: Path) -> None:
+    asha = {"asha": {"grace_steps": 2, "reduction_factor": 2}}
+    bad = stopped_and_killed(tmp_path / "s", asha)
+    after = opened(tmp_path / "s", resume=True, scheduler=asha)
+    after.end_stopped()
+    assert after.unfinished() == []
+    trial = after.study.trials[bad]
+    assert end_of(trial) == "pruned" and trial.user_attrs["note"] == "successive halving at outer step 2"
 
 
 def test_the_best_of_equals_is_the_first(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ddray.distillation.config import DistillConfig
 from ddray.distillation.distilled_set import DistilledSet
 from ddray.distillation.evaluate import Score, score_from
 from ddray.distillation.manifest import DatasetRecord, Manifest, NetworkRecord
+from ddray.distillation.streams import seed_of
 from ddray.networks import build
 
 MakeSet = Callable[..., Path]
@@ -49,7 +50,7 @@ def _score(mean: float, split: str) -> Score:
 
 def _distilled(samples: int, arch: str, seed: int, scores: tuple[Score, ...]) -> DistilledSet:
     shape, classes = (1, 28, 28), tuple(str(c) for c in range(10))
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(seed_of(seed, str([score.mean for score in scores])))
     manifest = Manifest(
         dataset=DatasetRecord(
             name="toy", digests={}, input_shape=shape, class_names=classes, mean=(0.5,), std=(0.5,)

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 from ddray.distillation import load
+from ddray.distillation.evaluate import score_from
+from ddray.distillation.set_files import stamp
 from ddray.errors import RequestError
 from ddray.tracking import Recorder, SweepEntry, TrialEntry, best, fetch, leaderboard, model_name, register, resolve
 from ddray.tracking.sqlite import sqlite_uri
@@ -91,6 +93,33 @@ def test_a_lost_alias_is_given_again(uri: str, run_id: str, make_set: MakeSet) -
     MlflowClient(tracking_uri=uri, registry_uri=uri).delete_registered_model_alias(NAME, "best")
     assert register(uri, run_id, make_set(0.8)).is_best
     assert holder(uri) == "1"
+
+
+def test_where_the_best_was_deleted_the_best_that_is_left_is_the_best(uri: str, run_id: str, make_set: MakeSet) -> None:
+    for value in (0.9, 0.7, 0.8):
+        register(uri, run_id, make_set(value))
+    MlflowClient(tracking_uri=uri, registry_uri=uri).delete_model_version(NAME, "1")
+    done = register(uri, run_id, make_set(0.6))
+    assert (done.version, done.is_best, done.previous) == ("4", False, None)
+    assert holder(uri) == "3"
+
+
+def test_a_set_that_was_scored_again_is_the_same_set(uri: str, run_id: str, make_set: MakeSet) -> None:
+    place = make_set(0.8, test=0.7)
+    register(uri, run_id, place)
+    stamp(place, [score_from([0.1, 0.2], 100, "as-distilled", "test")])
+    assert register(uri, run_id, place).version == "1"
+
+
+def test_a_score_of_something_else_than_the_set_records_is_not_what_a_row_says(
+    uri: str, run_id: str, make_set: MakeSet
+) -> None:
+    place = make_set(0.8, test=0.7)
+    other = score_from([0.1, 0.2, 0.3], 100, "as-distilled", "test").model_copy(update={"otherwise": "rate 1e-06"})
+    stamp(place, [other])
+    register(uri, run_id, place)
+    (row,) = leaderboard(uri)
+    assert (row.test_accuracy, row.test_looks) == (0.7, 2)
 
 
 def test_a_set_without_a_validation_score_is_refused(uri: str, run_id: str, make_set: MakeSet) -> None:
