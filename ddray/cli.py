@@ -32,7 +32,6 @@ class Interrupted(Exception):
     """Ctrl-C, and how to go on: a KeyboardInterrupt would lose its words in Typer."""
 
 
-
 Data = Annotated[Path | None, typer.Option("--data", envvar="DDRAY_DATA", help="where datasets lie; never written to")]
 Uri = Annotated[str | None, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="the MLflow record")]
 Assign = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting; may be repeated")]
@@ -227,6 +226,17 @@ def archs() -> None:
     from ddray.networks import ARCHITECTURES
 
     report.archs(ARCHITECTURES)
+
+
+@app.command()
+def settings(
+    group: Annotated[str | None, typer.Argument(help="one group, such as outer (default: all)", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """List every setting: its default, what is allowed, and what it is."""
+    from ddray.distillation.settings import list_settings
+
+    report.settings(list_settings(group), as_json)
 
 
 def parse_rates(text: str) -> float:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import json
-import os
 import re
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+
+from ddray.tables import console, make_table, print_document, print_lines, show_table
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -26,12 +23,12 @@ if TYPE_CHECKING:
     from ddray.distillation import Progress as DistillState
     from ddray.distillation import Score
     from ddray.distillation.assess import Assessment
+    from ddray.distillation.settings import Setting
     from ddray.sweep import Outcome
     from ddray.sweep.run import Prepared
     from ddray.tracking import Entry
 
 _TOP = 10
-_PIPED = 200
 
 
 class DistillProgress:
@@ -65,10 +62,11 @@ def outcome(result: Outcome) -> None:
     out = console()
     _print_best_trials(out, result)
     if result.left:
-        _lines(out, [f"The time was over before {result.left} more trials had ended: go on with --resume --name {result.sweep}"])
+        advice = f"go on with --resume --name {result.sweep}"
+        print_lines(out, [f"The time was over before {result.left} more trials had ended: {advice}"])
     if result.distilled is None or result.registered is None:
         advice = "" if result.left else " Try more trials, or a narrower space."
-        _lines(out, [f"No trial was finished: there is no winner.{advice}"])
+        print_lines(out, [f"No trial was finished: there is no winner.{advice}"])
         return
     record, registered = result.distilled.manifest, result.registered
     _print_comparison(out, record.standing(), record.baselines, "the winner")
@@ -85,7 +83,7 @@ def outcome(result: Outcome) -> None:
         f"record    models:/{registered.name}/{registered.version}, which {position} of its kind",
         *(f"{name:<10}{shlex.join(command)}" for name, command in commands.items()),
     ]
-    _lines(out, lines)
+    print_lines(out, lines)
 
 
 def _print_best_trials(out: Console, result: Outcome) -> None:
@@ -96,14 +94,14 @@ def _print_best_trials(out: Console, result: Outcome) -> None:
     title = f"{result.sweep}: {len(ends)} trials ({', '.join(counts)})"
     keys = sorted({key for trial in shown for key in trial.params})
     # A column for each key where they fit, under the key in two lines; otherwise all settings of a trial in one.
-    columns = _table("trial", "validation", "seconds", *(key.replace(".", ".\n", 1) for key in keys))
-    lists = _table("trial", "validation", "seconds", folded=("settings",))
+    columns = make_table("trial", "validation", "seconds", *(key.replace(".", ".\n", 1) for key in keys))
+    lists = make_table("trial", "validation", "seconds", folded=("settings",))
     for trial in shown:
         first = (str(trial.number), _percent(trial.value or 0.0), f"{trial.user_attrs.get('seconds', 0.0):.0f}")
         columns.add_row(*first, *(_short(trial.params[key]) if key in trial.params else "–" for key in keys))
         lists.add_row(*first, " ".join(f"{key}={_short(trial.params[key])}" for key in keys if key in trial.params))
     fits = Measurement.get(out, out.options.update(width=10_000), columns).maximum <= out.width
-    _show(out, title, columns if fits else lists)
+    show_table(out, title, columns if fits else lists)
 
 
 def _print_comparison(
@@ -114,19 +112,19 @@ def _print_comparison(
     kind = "mean ± std over n networks" if several else "one network (n = 1), 95 % interval over examples"
     protocols: dict[str, str] = {"as-distilled": "as distilled", "retrain": "retrained", "decoded": "decoded to words"}
     shown = [p for p in protocols if p != "decoded" or any(score.protocol == p for score in everything)]
-    table = _table("", "split", *(protocols[p] for p in shown))
+    table = make_table("", "split", *(protocols[p] for p in shown))
     rows = {what: scores, **{f"real, {name}": found for name, found in baselines.items()}}
     for name, found in rows.items():
         for split in dict.fromkeys(score.split for score in everything):
             cells: dict[str, str] = {score.protocol: _score(score) for score in found if score.split == split}
             table.add_row(name, split, *(cells.get(p, "–") for p in shown))
-    _show(out, f"accuracy in % beside as many real samples: {kind}", table)
+    show_table(out, f"accuracy in % beside as many real samples: {kind}", table)
 
 
 def assessment(result: Assessment, as_json: bool) -> None:
     """The scores of one set."""
     if as_json:
-        _document(
+        print_document(
             {
                 "dataset": result.distilled.manifest.dataset.name,
                 "arch": result.arch,
@@ -143,32 +141,32 @@ def assessment(result: Assessment, as_json: bool) -> None:
 def leaderboard(entries: Sequence[Entry], as_json: bool) -> None:
     """The catalogue."""
     if as_json:
-        _document([asdict(entry) for entry in entries])
+        print_document([asdict(entry) for entry in entries])
         return
     out = console()
     if not entries:
-        _lines(out, ["No set is registered for this."])
+        print_lines(out, ["No set is registered for this."])
     for kind, rows in groupby(entries, key=lambda entry: (entry.dataset, entry.arch, entry.source)):
         columns = ("version", "samples", "validation, %", "test, %")
-        table = _table(*columns, folded=("sweep",))
+        table = make_table(*columns, folded=("sweep",))
         for row in rows:
             table.add_row(
                 f"{row.version}{' (best)' if row.is_best else ''}", str(row.stored_samples),
                 _tagged(row.val_accuracy, row.val_std, row.val_n), _tagged(row.test_accuracy, row.test_std, row.test_n),
                 row.sweep,
             )  # fmt: skip
-        _show(out, " × ".join(kind), table)
+        show_table(out, " × ".join(kind), table)
 
 
 def datasets(known: Sequence[DatasetInfo]) -> None:
     """The datasets."""
-    table = _table("name", "classes", "input", "training", "test", folded=("needs",))
+    table = make_table("name", "classes", "input", "training", "test", folded=("needs",))
     for info in known:
         shape = "×".join(map(str, info.input_shape)) or "sentences"
         table.add_row(info.name, str(info.classes), shape, f"{info.train:,}", f"{info.test:,}", info.needs)
     out = console()
-    _show(out, "datasets", table)
-    _lines(
+    show_table(out, "datasets", table)
+    print_lines(
         out,
         [
             "or a file: an .npz with train_x, train_y, test_x, test_y,",
@@ -179,14 +177,29 @@ def datasets(known: Sequence[DatasetInfo]) -> None:
 
 def archs(known: Mapping[str, Callable[..., Any]]) -> None:
     """The architectures."""
-    table = _table("name", folded=("what it is", "network.args"))
+    table = make_table("name", folded=("what it is", "network.args"))
     for name, factory in known.items():
         first = (inspect.getdoc(factory) or "").splitlines()[0]
         options = [
             f"{p.name}={p.default}" for p in inspect.signature(factory).parameters.values() if p.default is not p.empty
         ]
         table.add_row(name, first, ", ".join(options) or "–")
-    _show(console(), "architectures (or package.module:factory)", table)
+    show_table(console(), "architectures (or package.module:factory)", table)
+
+
+def settings(rows: Sequence[Setting], as_json: bool) -> None:
+    """The settings: a table for each group of them."""
+    if as_json:
+        print_document([asdict(row) for row in rows])
+        return
+    from ddray.distillation.settings import GROUPS
+
+    out = console()
+    for group, members in groupby(rows, key=lambda row: row.key.partition(".")[0]):
+        table = make_table("key", "default", folded=("allowed", "what it is"))
+        for row in members:
+            table.add_row(row.key, row.default_text, row.allowed, row.description)
+        show_table(out, f"{group}: {' '.join((inspect.getdoc(GROUPS[group]) or '').split())}", table)
 
 
 def dry_run(prepared: Prepared) -> None:
@@ -196,7 +209,7 @@ def dry_run(prepared: Prepared) -> None:
 
     out, spec = console(), prepared.spec
     title = f"{prepared.directory.name}: {prepared.trials} trials of {prepared.dataset.name} × {spec.file.arch}"
-    table = _table("key", folded=("values", "when"))
+    table = make_table("key", folded=("values", "when"))
     for parameter in spec.parameters:
         values = (
             ", ".join(map(str, parameter.choices))
@@ -205,7 +218,7 @@ def dry_run(prepared: Prepared) -> None:
         table.add_row(parameter.key, values, ", ".join(f"{k} = {v}" for k, v in parameter.when.items()) or "always")
     for key, value in spec.fixed.items():
         table.add_row(key, str(value), "fixed")
-    _show(out, title, table)
+    show_table(out, title, table)
     low, high = (
         needed(prepared.dataset, spec.file.arch, config, prepared.engine)
         for config in (least(spec), largest(spec, prepared.problem))
@@ -221,41 +234,11 @@ def dry_run(prepared: Prepared) -> None:
         f"storage          {prepared.directory}",
         f"record           {_without_password(prepared.tracking_uri)}",
     ]
-    _lines(out, lines)
-
-
-def console() -> Console:
-    """Standard output; where it is no terminal there is no width to keep to, and rows stay whole."""
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPED
-    return Console(width=width, markup=False, highlight=False)
-
-
-def _table(*columns: str, folded: Sequence[str] = ()) -> Table:
-    """A table whose `columns` are never broken over lines; only the `folded` ones, which come last, give way."""
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in columns:
-        table.add_column(heading, no_wrap=True, overflow="ignore")
-    for heading in folded:
-        table.add_column(heading, overflow="fold")
-    return table
-
-
-def _show(out: Console, title: str, table: Table) -> None:
-    _lines(out, [title])
-    out.print(table)
-
-
-def _lines(out: Console, lines: Sequence[str]) -> None:
-    for line in lines:
-        out.print(line, soft_wrap=True)
+    print_lines(out, lines)
 
 
 def _settings(record: BaseModel) -> str:
     return ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in record)
-
-
-def _document(content: Any) -> None:
-    print(json.dumps(content, indent=1, allow_nan=False))
 
 
 def _score(score: Score) -> str:

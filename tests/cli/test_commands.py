@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from command_line import HERE, SMALL, Run, environment, tree, write_npz
 
-from ddray.distillation import Distiller, load
+from ddray.distillation import DistillConfig, Distiller, load
 from tests.distillation.problems import diverge_at
 
 STEPS = 60
@@ -34,7 +35,7 @@ scheduler: {{asha: {{grace_steps: 30}}}}
 def test_help_is_shown_without_a_command(run: Run) -> None:
     code, out, err = run()
     assert (code, err) == (0, "")
-    for command in ("search", "distill", "best", "leaderboard", "evaluate", "preview", "datasets", "archs"):
+    for command in ("search", "distill", "best", "leaderboard", "evaluate", "preview", "datasets", "archs", "settings"):
         assert command in out
 
 
@@ -94,7 +95,7 @@ def test_interrupted_and_started_again_distill_gives_the_same_bytes(run: Run, np
 
 def test_a_checkpoint_of_other_settings_is_refused(run: Run, npz: Path, work: Path) -> None:
     from ddray.data import load as load_dataset
-    from ddray.distillation import DistillConfig, state
+    from ddray.distillation import state
 
     config = DistillConfig.from_flat({"outer.batch": 9})
     state.save(Distiller(load_dataset(str(npz)), "LeNet", config, seed=1), work / "mine.checkpoint")
@@ -210,6 +211,36 @@ def test_archs_says_what_each_takes(run: Run) -> None:
     out = run("archs").out
     assert all(name in out for name in ("LeNet", "AlexCifarNet", "ConvNet3", "width=128"))
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_settings_says_what_each_is(run: Run) -> None:
+    code, out, err = run("settings")
+    assert (code, err) == (0, "")
+    assert all(f"\n {key} " in out for key in (*DistillConfig().flat(), "engine.compile"))
+    tables = [line for line in out.splitlines() if not re.match("[a-z]+: ", line)]
+    assert max(map(len, tables)) <= 80
+
+
+def test_settings_shows_one_group_in_whole_rows_where_there_is_room(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    out = run("settings", "outer").out
+    assert out.startswith("outer: The optimiser of the set itself")
+    assert re.search(r"outer\.clip +5\.0 +number, above 0, at most 1,000,000, or null +Largest norm of the outer gradient", out)
+    assert "inner.optimiser" not in out and "engine.compile" not in out
+
+
+def test_settings_gives_one_json_document(run: Run) -> None:
+    code, out, _ = run("settings", "engine", "--json")
+    document = json.loads(out)
+    assert code == 0 and [row["key"].partition(".")[0] for row in document] == ["engine"] * len(document)
+    assert all(list(row) == ["key", "default", "allowed", "description"] for row in document)
+    (threads,) = [row for row in document if row["key"] == "engine.threads"]
+    assert (threads["default"], threads["allowed"]) == (0, "whole number, 0 to 1,024")
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_settings_of_an_unknown_group_name_those_that_there_are(flags: tuple[str, ...], refused: Callable[..., str]) -> None:
+    assert "'outter' is refused: one of data, network, synthetic," in refused("settings", "outter", *flags)
 
 
 def test_an_empty_leaderboard_creates_nothing(run: Run, work: Path) -> None:
