@@ -43,7 +43,7 @@ def search(
     space: Annotated[
         str | None,
         typer.Argument(
-            help="a YAML file, or the stem of one in search_spaces/ [default: digits_lenet]", show_default=False
+            help="a YAML file, or the stem of one in search_spaces/ (default: digits_lenet)", show_default=False
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="trials in all; more than before extends a resumed sweep")] = None,
@@ -191,7 +191,7 @@ def preview(
     set_: Annotated[str, typer.Argument(metavar="SET", help="a set's directory, or models:/NAME@best")],
     out: Annotated[
         Path | None,
-        typer.Option(help="the picture, .png, .pdf or .svg [default: preview.png]; for text .txt [default: shown here]"),
+        typer.Option(help="the picture, .png, .pdf or .svg (default: preview.png); for text .txt (default: shown here)"),
     ] = None,
     tracking_uri: Uri = None,
 ) -> None:

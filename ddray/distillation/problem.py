@@ -29,6 +29,8 @@ def check_problem(dataset: RealData, arch: str, config: DistillConfig) -> tuple[
         raise RequestError("outer.unroll_steps", unroll, f"at most the {steps} inner steps")
     if window is not None and window > (unroll or steps):
         raise RequestError("outer.window", window, f"at most the {unroll or steps} inner steps that are taken")
+    if config.data.word_dropout and not config.data.augment:
+        raise RequestError("data.word_dropout", config.data.word_dropout, "0 where data.augment is false: it is augmentation")
     if config.labels.softmax and outputs == 1:
         raise RequestError("labels.softmax", True, "one logit has no softmax; it is for three classes or more")
     return network, outputs

@@ -59,8 +59,12 @@ def _write(directory: Path, data: bytes, manifest: Manifest) -> None:
 def _put(new: Path, directory: Path) -> None:
     """Rename `new` to `directory`; what was there is deleted once that is done, and comes back if it fails."""
     if not directory.exists():
-        new.rename(directory)
-        return
+        try:
+            new.rename(directory)
+            return
+        except OSError:
+            if not directory.exists():  # else another process has put one there meanwhile
+                raise
     holder = Path(tempfile.mkdtemp(prefix=".old-", dir=directory.parent))
     old = holder / directory.name
     try:

@@ -117,6 +117,8 @@ def run(prepared: Prepared) -> Outcome:
     """
     directory, spec, dataset, request = prepared.directory, prepared.spec, prepared.dataset, prepared.request
     new = not directory.exists()
+    if not new and not request.resume:  # since it was prepared, another process has made it
+        raise RequestError("--name", directory.name, "it is in use; give --resume to go on with it")
     with ExitStack() as held:
         with made(directory) if new else nullcontext():
             held.enter_context(sole_driver(directory))
@@ -142,6 +144,9 @@ def run(prepared: Prepared) -> Outcome:
                 shutil.rmtree(directory)
             else:
                 projection.close("failed")
+            raise
+        except Exception:  # Ray or the record gave up: the sweep does not stay running there
+            projection.close("failed")
             raise
         study.study.set_user_attr("finished", outcome.left == 0)
         return outcome
@@ -208,6 +213,8 @@ def _resources(spec: SweepSpec, request: SweepRequest, known: Mapping[str, Any])
     resources = parse(Resources, usual | {kind: amount for kind, amount in flags.items() if amount is not None})
     if resources.gpu > 1 and not resources.gpu.is_integer():
         raise RequestError("--gpus-per-trial", resources.gpu, "a share of a card up to 1, or a whole number of cards")
+    if request.gpus_per_trial and request.cluster is None and not torch.cuda.is_available():
+        raise RequestError("--gpus-per-trial", request.gpus_per_trial, "0: torch sees no GPU on this machine")
     return resources
 
 

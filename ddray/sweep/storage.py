@@ -73,13 +73,21 @@ def earlier_sweep(storage: Path, name: str | None) -> Path:
         if not (storage / check_name(name) / STUDY).is_file():
             raise RequestError("--resume", name, f"there is no such sweep in {storage}")
         return _writable(storage / name)
-    unfinished = [p.parent for p in sorted(storage.glob(f"*/{STUDY}")) if not remembered(p.parent).get("finished")]
+    unfinished = [p.parent for p in sorted(storage.glob(f"*/{STUDY}")) if _unfinished(p.parent)]
     if len(unfinished) != 1:
         found = ", ".join(p.name for p in unfinished) or "none"
         raise RequestError(
             "--resume", None, f"without --name, exactly one unfinished sweep in {storage}; found: {found}"
         )
     return _writable(unfinished[0])
+
+
+def _unfinished(directory: Path) -> bool:
+    """Whether a sweep has trials to run; one whose study cannot be read has none that could."""
+    try:
+        return not remembered(directory).get("finished")
+    except RequestError:
+        return False
 
 
 def check_name(name: str) -> str:

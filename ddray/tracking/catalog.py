@@ -126,9 +126,12 @@ def fetch(
         out: the directory to write; a cache in the user's cache folder if not given.
 
     Raises:
-        RequestError: nothing is registered for these, or nothing that small; the files are gone or were altered.
+        RequestError: nothing is registered for these, or nothing that small; the files are gone or were altered; another
+            source than random or fixed.
 
     """
+    if source not in ("random", "fixed"):
+        raise RequestError("--source", source, "random or fixed")
     client = open_client(tracking_uri, create=False)
     rows = entries(client)
     name = model_name(dataset, arch, source)

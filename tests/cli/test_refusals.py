@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import ROOT, python, write_npz
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -115,6 +116,7 @@ FLAGS = {
     "--gpus-per-trial 0.00001": ("--gpus-per-trial: 1e-05", "0 or at least 0.0001"),
     "--gpus-per-trial -1": ("--gpus-per-trial: -1.0", "at least 0"),
     "--gpus-per-trial 1.5": ("--gpus-per-trial: 1.5", "whole number of cards"),
+    **({} if torch.cuda.is_available() else {"--gpus-per-trial 0.25": ("--gpus-per-trial: 0.25", "torch sees no GPU")}),
     "--time-budget 30x": ("--time-budget: '30x'", "90s, 30m or 1.5h"),
     "--time-budget -5m": ("--time-budget: '-5m'", "positive time"),
     "--time-budget nan": ("--time-budget: 'nan'", "positive time"),
@@ -130,6 +132,7 @@ FLAGS = {
     "--set outer.window=99": ("outer.window: 99", "at most the 30 inner steps"),
     "--set outer.unroll_steps=31": ("outer.unroll_steps: 31", "at most the 30 inner steps"),
     "--set engine.adjoint=full --set synthetic.epochs=9999": ("synthetic.steps × synthetic.epochs: 99990", "this machine has"),
+    "--name=": ("--name: ''", "name a directory"),
     "--name a/b": ("--name: 'a/b'", "name a directory"),
     "--name ..": ("--name: '..'", "name a directory"),
     "--storage s3://bucket/x": ("--storage: 's3://bucket/x'", "file://DIRECTORY"),

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -325,3 +326,23 @@ def test_an_artefact_without_a_score_tells_no_maximum() -> None:
     run.advance(4)
     run.score()
     assert artefact(run).manifest.scores == ()
+
+
+def test_of_two_that_save_a_set_in_one_place_at_once_both_succeed(
+    made: DistilledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, exists = tmp_path / "set", Path.exists
+    made.save(tmp_path / "other")
+
+    def late(path: Path, **options: bool) -> bool:
+        """Another process puts a set there just after this one has looked."""
+        there = exists(path, **options)
+        if path == place and not there:
+            shutil.copytree(tmp_path / "other", place)
+        return there
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", late)
+        made.save(place)
+    assert torch.equal(load(place).inputs, made.inputs)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "set"]

@@ -262,3 +262,9 @@ def test_a_network_that_takes_words_is_judged_by_them_to_the_same_count() -> Non
     weights = network.draw("xavier", 1.0, torch.Generator().manual_seed(1))
     expected = (network(weights, real.normalise(real.test.x)).argmax(-1) == real.test.y).float().mean()
     assert judge.accuracy(network, weights) == pytest.approx(float(expected))
+
+
+def test_making_words_unknown_is_augmentation_and_not_without_it() -> None:
+    config = DistillConfig.from_flat(QUICK | {"data.word_dropout": 0.5, "data.augment": False})
+    with pytest.raises(RequestError, match=r"data.word_dropout: 0.5 is refused: 0 where data.augment is false"):
+        check_problem(FILMS, ARCH, config)

@@ -13,7 +13,7 @@ import ddray
 from ddray.data import Dataset
 from ddray.distillation.distilled_set import load
 from ddray.errors import RequestError
-from ddray.sweep import search
+from ddray.sweep import SweepRequest, prepare, run, search
 from ddray.sweep.storage import sole_driver
 from ddray.sweep.study import end_of
 from ddray.tracking import leaderboard
@@ -170,6 +170,15 @@ def test_a_sweep_interrupted_while_its_winner_is_confirmed_is_recorded_as_such(
     assert said() == ("KILLED", "interrupted")
     search(finished.space, **again)
     assert said() == ("FINISHED", "finished")
+
+
+def test_a_name_that_another_process_has_taken_meanwhile_is_refused(data: Path, new_record: NewRecord, tmp_path: Path) -> None:
+    space = save_space(tmp_path / "x.yaml", data, fixed={}, search={})
+    storage = tmp_path / "sweeps"
+    prepared = prepare(SweepRequest(space, name="s", storage=storage, tracking_uri=new_record()))
+    (storage / "s").mkdir(parents=True)
+    with pytest.raises(RequestError, match="--name: 's' is refused: it is in use"):
+        run(prepared)
 
 
 def test_a_trial_that_no_node_can_hold_leaves_neither_sweep_nor_run(
