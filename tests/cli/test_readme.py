@@ -13,7 +13,7 @@ from command_line import ROOT, python
 
 from ddray.cli import app
 
-PAGES: tuple[str, ...] = ("README.md", "docs/text.md", "docs/engine.md")
+PAGES: tuple[str, ...] = ("README.md", "docs/text.md", "docs/images.md", "docs/engine.md")
 COMMAND = re.compile(r"\bddray ([a-z]+)\b([^`\n#]*)|python run_search\.py\b([^`\n#]*)")
 QUICK = {
     "outer.steps: 160": "outer.steps: 4",
