@@ -6,32 +6,21 @@ request was wrong, 130 interrupted.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ddray import report
-from ddray.errors import Diverged, RecordError, RequestError
+from ddray.errors import RequestError
+from ddray.exit_status import Interrupted, exit_status, warnings_in_one_line
 from ddray.files import storable_name, writable_folder
 
 app = typer.Typer(add_completion=False, help="Search, compare and keep distilled datasets.")
-# Typer brings its own copy of click, or uses click itself, by its version: the class behind its public ones is right in both.
-_INTERRUPTED = 130
-UsageError: type[Any] = typer.BadParameter.__mro__[1]
-
-
-class Interrupted(Exception):
-    """Ctrl-C, and how to go on: a KeyboardInterrupt would lose its words in Typer."""
-
-
 Data = Annotated[Path | None, typer.Option("--data", envvar="DDRAY_DATA", help="where datasets lie; never written to")]
 Uri = Annotated[str | None, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="the MLflow record")]
 Assign = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting; may be repeated")]
@@ -107,7 +96,7 @@ def distill(
     with report.DistillProgress() as progress:
         checkpoint = out.with_name(f"{out.name}.checkpoint")
         try:
-            with _warnings_in_one_line():
+            with warnings_in_one_line():
                 distilled = distill_set(
                     dataset, arch, config, seed=seed, data=data, engine=settings, checkpoint=checkpoint, save_to=out,
                     report=progress.show,
@@ -264,41 +253,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def status(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        returned: Any = app(given or ["--help"], standalone_mode=False)
-        sys.stdout.flush()
-    except RequestError as error:
-        return _complain(error, 2)
-    except UsageError as error:
-        return _complain(error.format_message(), 2)
-    except typer.Exit as error:
-        return error.exit_code
-    except (Diverged, RecordError) as error:
-        return _complain(error, 1)
-    except Interrupted as error:
-        return _complain(f"interrupted; {error}", _INTERRUPTED)
-    except (KeyboardInterrupt, typer.Abort):
-        returned = _INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    if returned == _INTERRUPTED:  # Typer catches Ctrl-C, and says nothing
-        return _complain("interrupted", _INTERRUPTED)
-    return returned if isinstance(returned, int) else 0
-
-
-@contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    """Inside, a warning is told when it comes, as ddray tells everything else; a divergence each time."""
-
-    def tell(message: Warning | str, *_: Any, **__: Any) -> None:
-        _complain(message, 0)
-
-    with warnings.catch_warnings(action="always", category=RuntimeWarning):
-        warnings.showwarning = tell
-        yield
-
-
-def _complain(message: object, code: int) -> int:
-    print("ddray:", " ".join(str(message).split()), file=sys.stderr)
-    return code
+    return exit_status(lambda: app(given or ["--help"], standalone_mode=False))
