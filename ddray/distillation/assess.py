@@ -14,7 +14,7 @@ from ddray.data import load as load_dataset
 from ddray.distillation.baselines import compare
 from ddray.distillation.distilled_set import DistilledSet, load
 from ddray.distillation.engine import Engine, engine_for_scores, resolve_device
-from ddray.distillation.evaluate import MOST, Judge, Score, SplitName, judge_all, starts_to_score
+from ddray.distillation.evaluate import MOST, Judge, Score, SplitName, judge_all, part_for, starts_to_score
 from ddray.distillation.set_files import stamp
 from ddray.distillation.unroll import Synthetic
 from ddray.errors import RequestError
@@ -62,7 +62,7 @@ def assess(
     network = _network(distilled, arch, dataset)
     config, known = distilled.manifest.distill_config, distilled.known
     engine = engine_for_scores(network, config.inner, distilled.manifest.engine, count * len(order))
-    judge = Judge(dataset, cast(SplitName, split))
+    judge = Judge(dataset, cast(SplitName, split), "whole" if split == "test" else part_for("C", known=known is not None))
     otherwise = distilled.otherwise(rate, epochs, arch)
     scores = [s.model_copy(update={"otherwise": otherwise}) for s in scores_of(distilled, [judge], engine, count, synthetic, order)]
     outputs = distilled.manifest.network.outputs

@@ -11,7 +11,7 @@ from torch import Tensor
 from ddray.data import Dataset
 from ddray.distillation.config import DistillConfig
 from ddray.distillation.engine import Engine
-from ddray.distillation.evaluate import Judge, Score, constant_rates, judge_all, score_from, starts_to_score
+from ddray.distillation.evaluate import Judge, Score, constant_rates, judge_all, part_for, score_from, starts_to_score
 from ddray.distillation.labels import one_hot, sample_classes
 from ddray.distillation.real import class_averages, real_samples
 from ddray.distillation.streams import NETWORKS, NetworkSet, generator
@@ -85,9 +85,9 @@ def compare(
     known: Tensor | None, n: int, order: Sequence[int],
 ) -> dict[str, tuple[Score, ...]]:  # fmt: skip
     """The scores of every kind of baseline on several splits, by n networks of set C, trained in a set's step order."""
-    validation = next((judge for judge in judges if judge.split == "validation"), None) or Judge(dataset, "validation")
+    choosing = Judge(dataset, "validation", part_for("A", known=known is not None))
     results: dict[str, tuple[Score, ...]] = {}
     for kind in KINDS:
-        baseline = choose(kind, validation, dataset, config, engine, outputs, known, order)
+        baseline = choose(kind, choosing, dataset, config, engine, outputs, known, order)
         results[kind] = score(baseline, judges, config, engine, known, "C", n, order)
     return results

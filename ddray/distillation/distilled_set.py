@@ -20,6 +20,7 @@ from ddray.distillation.evaluate import (
     Score,
     SplitName,
     constant_rates,
+    part_for,
     starts_to_score,
 )
 from ddray.distillation.manifest import DatasetRecord, Manifest
@@ -202,7 +203,9 @@ class DistilledSet:
         synthetic = self.in_words(synthetic) if protocol == "decoded" else synthetic
         starts = starts_to_score(built, config.network, self.known, "C", count)
         engine = engine_for_scores(built, config.inner, self.manifest.engine, count * len(order))
-        score = Judge(real.to(self.inputs.device), split).score(engine, starts, synthetic, order, protocol)
+        part = "whole" if split == "test" else part_for("C", known=self.known is not None)
+        judge = Judge(real.to(self.inputs.device), split, part)
+        score = judge.score(engine, starts, synthetic, order, protocol)
         return score.model_copy(update={"otherwise": self.otherwise(rate, epochs)})
 
     def real_data(self, loaded: RealData) -> Dataset:

@@ -17,7 +17,7 @@ from ddray.distillation.clip import Clip
 from ddray.distillation.config import DistillConfig, EngineConfig, OuterConfig
 from ddray.distillation.draws import Draws
 from ddray.distillation.engine import make_engine, resolve_device
-from ddray.distillation.evaluate import Judge, Score, known_starts, starts_to_score
+from ddray.distillation.evaluate import Judge, Part, Score, known_starts, part_for, starts_to_score
 from ddray.distillation.initial import initial_tensors
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.labels import sample_classes
@@ -73,7 +73,7 @@ class Distiller:
         self.average = Average(config.outer.average, self.raw)
         self.optimiser = self._make_optimiser()
         self.clip = Clip(config.outer)
-        self._judge: Judge | None = None
+        self._judges: dict[Part, Judge] = {}
         self.step = 0
         self.loss = math.nan
         self.best: Best | None = None
@@ -178,9 +178,11 @@ class Distiller:
 
     def judge(self, synthetic: Synthetic, networks: NetworkSet) -> Score:
         """Score any set of this problem on the validation split with an evaluation set of networks."""
-        self._judge = self._judge or Judge(self.dataset, "validation")
+        part = part_for(networks, known=self.known is not None)
+        if part not in self._judges:
+            self._judges[part] = Judge(self.dataset, "validation", part)
         starts = starts_to_score(self.network, self.config.network, self.known, networks, NETWORKS[networks])
-        return self._judge.score(self._engine, starts, synthetic, self.order)
+        return self._judges[part].score(self._engine, starts, synthetic, self.order)
 
     @torch.no_grad()
     def synthetic_now(self) -> Synthetic:

@@ -25,6 +25,9 @@ Protocol = Literal["as-distilled", "retrain", "decoded"]
 MOST: dict[Protocol, int] = {"retrain": 5, "decoded": 20}
 """The most networks of the lesser scores: retraining takes hundreds of epochs, where a recorded schedule has a few steps."""
 SplitName = Literal["validation", "test"]
+Part = Literal["whole", "choosing", "telling"]
+"""Of a split: all of it, or one of two halves."""
+_PARTS: dict[Part, slice] = {"whole": slice(None), "choosing": slice(0, None, 2), "telling": slice(1, None, 2)}
 JUDGING_CHUNK = 512
 """Examples that are judged at a time."""
 
@@ -127,17 +130,19 @@ def retrain(
 
 
 class Judge:
-    """One split of a dataset on which any number of networks are judged: images normalised once, words looked up as needed.
+    """A split of a dataset, or half of one, on which any number of networks are judged.
+
+    Images are normalised once, words looked up as needed.
 
     The examples lie in a shuffled order that is always the same: to a network with batch statistics, a chunk of one class
     would look like nothing it was trained on.
     """
 
-    def __init__(self, dataset: Dataset, split: SplitName) -> None:
+    def __init__(self, dataset: Dataset, split: SplitName, part: Part = "whole") -> None:
         self.split = split
-        part = dataset.split(split)
-        order = torch.randperm(len(part.y), generator=generator("judge", split)).to(part.y.device)
-        self.x, self.y = part.x[order.to(part.x.device)], part.y[order]
+        examples = dataset.split(split)
+        order = torch.randperm(len(examples.y), generator=generator("judge", split))[_PARTS[part]].to(examples.y.device)
+        self.x, self.y = examples.x[order.to(examples.x.device)], examples.y[order]
         self._text = dataset if isinstance(dataset, TextDataset) else None
         if self._text is None:
             self.x = dataset.normalise(self.x)
@@ -175,6 +180,17 @@ class Judge:
     ) -> Score:
         """Train a network from each start on the set and summarise their accuracies."""
         return judge_all([self], engine, starts, synthetic, order, protocol)[0]
+
+
+def part_for(networks: NetworkSet, *, known: bool) -> Part:
+    """The part of the validation split that an evaluation set of networks is judged on.
+
+    What chooses is never what is told. Fresh networks of sets A, B and C differ; known ones are the same in each, so that
+    those of A are judged on one half of the examples, and those of B and C on the other.
+    """
+    if not known:
+        return "whole"
+    return "choosing" if networks == "A" else "telling"
 
 
 def judge_all(

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddray.data import Dataset
 from ddray.distillation import baselines
 from ddray.distillation.baselines import DRAWS, KINDS, RATES, Kind, choose, compare
 from ddray.distillation.engine import Engine, make_engine
-from ddray.distillation.evaluate import Judge, Score, SplitName, score_from, starts_to_score
+from ddray.distillation.evaluate import Judge, Part, Score, SplitName, score_from, starts_to_score
 from ddray.distillation.labels import sample_classes
 from ddray.distillation.real import class_averages
 from ddray.distillation.streams import NETWORKS, NetworkSet
@@ -117,3 +118,18 @@ def test_baselines_are_reported_on_all_splits() -> None:
     for found in results.values():
         assert [(score.split, score.n) for score in found] == [("validation", 4), ("test", 4)]
         assert [score.examples for score in found] == [len(data.validation), len(data.test)]
+
+
+@pytest.mark.parametrize(("source", "part"), [("random", "whole"), ("fixed", "choosing")])
+def test_a_rate_is_chosen_on_the_part_of_validation_that_chooses(
+    source: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, parts = distiller(network__source=source), []
+
+    def noted(dataset: Dataset, split: SplitName, part: Part) -> Judge:
+        parts.append((split, part))
+        return Judge(dataset, split, part)
+
+    monkeypatch.setattr(baselines, "Judge", noted)
+    compare([Judge(blobs(), "test")], blobs(), run.config, make_engine(run.network), 3, run.known, 1, ORDER)
+    assert parts == [("validation", part)]

@@ -18,6 +18,7 @@ from ddray.distillation.evaluate import (
     SplitName,
     judge_all,
     known_starts,
+    part_for,
     retrain,
     score_from,
     starts_to_score,
@@ -320,3 +321,25 @@ def test_a_set_is_scored_on_the_split_that_is_asked_for_by_networks_trained_on_i
     assert [(score.split, score.examples) for score in found] == [(split, len(examples))] * 2
     for score in found:
         assert score.accuracies == pytest.approx(expected)
+
+
+def test_of_known_networks_one_half_of_the_examples_chooses_and_the_other_tells() -> None:
+    whole, choosing, telling = (Judge(blobs(), "validation", part) for part in ("whole", "choosing", "telling"))
+    assert torch.equal(torch.stack([choosing.x[:9], telling.x[:9]], 1).flatten(0, 1), whole.x[:18])
+    assert len(choosing.y) + len(telling.y) == len(whole.y) and len(choosing.y) - len(telling.y) in (0, 1)
+    assert [part_for(networks, known=True) for networks in ("A", "B", "C")] == ["choosing", "telling", "telling"]
+    assert {part_for(networks, known=False) for networks in ("A", "B", "C")} == {"whole"}
+
+
+@pytest.mark.parametrize("source", ["random", "fixed"])
+def test_what_is_told_of_a_set_is_not_what_chose_it(source: str, tmp_path: Path) -> None:
+    run = distiller(network__source=source)
+    run.advance(2)
+    look, made = run.score(), finished_set(run)
+    place = made.save(tmp_path / "set")
+    told = made.evaluate(nets=None, dataset=blobs(), network=mlp((1, 4, 4), 3))
+    assessed = assess(place, arch=ARCH, dataset=blobs(), baselines=False).scores[0]
+    whole = len(blobs().split("validation").y)
+    asked = {score.examples for score in (made.manifest.scores[0], told, assessed)}
+    assert (look.examples, asked) == ((whole, {whole}) if source == "random" else (whole - whole // 2, {whole // 2}))
+    assert assess(place, arch=ARCH, dataset=blobs(), split="test", baselines=False).scores[0].examples == len(blobs().test.y)
