@@ -28,7 +28,7 @@ def data_root(given: Path | str | None) -> Path | None:
     found = os.environ.get("DDRAY_DATA") if given is None else given
     if not found:
         return None
-    key, root = "DDRAY_DATA" if str(found) == os.environ.get("DDRAY_DATA") else "--data", Path(found)
+    key, root = "DDRAY_DATA" if given is None else "--data", Path(found)
     if not root.is_dir():
         raise RequestError(key, str(root), "a directory that exists")
     return root
