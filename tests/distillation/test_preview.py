@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ddray.distillation import DistilledSet
-from ddray.distillation.preview import caption, draw, pictures
+from ddray.distillation.preview import caption, draw, drawable, pictures
 from ddray.distillation.run import artefact
 
 from .problems import distiller
@@ -82,3 +82,10 @@ def test_every_picture_has_the_caption_of_its_own_label(
     labels = torch.arange(18.0).view(2, 3, 3)
     draw(replace(made, labels=labels), tmp_path / "set.png")
     assert written == [caption(label, made.manifest.dataset.class_names) for label in labels.flatten(0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "can"), [((1, 8, 8), True), ((3, 8, 8), True), ((2, 8, 8), False), ((12,), False), ((8, 8), False)], ids=str
+)
+def test_images_of_one_or_three_channels_can_be_drawn(shape: tuple[int, ...], can: bool) -> None:
+    assert drawable(shape) == can
