@@ -164,6 +164,16 @@ def test_evaluate_takes_another_rate_and_number_of_epochs(run: Run, fixed_set: P
     assert accuracies("--rates", "fixed:0.1", "--epochs", "40") != accuracies("--rates", "fixed:1e-9")
 
 
+def test_a_look_at_test_with_another_rate_says_so_and_does_not_stand_for_the_set(run: Run, fixed_set: Path) -> None:
+    flags = ("--arch", "tiny_net:TinyNet", "--no-baselines", "--split", "test")
+    assert run("evaluate", fixed_set, *flags).status == 0
+    standing = load(fixed_set).manifest.score("test")
+    assert run("evaluate", fixed_set, *flags, "--rates", "fixed:1e-9", "--epochs", "7").status == 0
+    manifest = load(fixed_set).manifest
+    assert manifest.scores[-1].otherwise == "rate 1e-09, 7 epochs" and "with rate 1e-09, 7 epochs" in str(manifest.scores[-1])
+    assert manifest.score("test") == standing and manifest.test_looks() == 2
+
+
 def test_evaluate_scores_a_users_own_known_network(run: Run, fixed_set: Path) -> None:
     code, out, _ = run("evaluate", fixed_set, "--arch", "tiny_net:TinyNet")
     assert code == 0

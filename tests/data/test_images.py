@@ -211,3 +211,9 @@ def test_altered_own_data_is_refused_or_unharmed(
         return
     path.write_bytes(WHOLE)
     assert digests == load(str(path)).digests()
+
+
+def test_a_path_is_as_good_as_its_name(tmp_path: Path) -> None:
+    place = saved(tmp_path / "mine.npz")
+    named = load(str(place), str(tmp_path))
+    assert load(Path(place)).digests() == named.digests()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ddray.distillation import preflight, timing
 from ddray.errors import RequestError
 from ddray.sweep import SweepRequest, prepare
+from ddray.sweep.request import request_of
 from tests.sweep.sweeps import save_space
 
 
@@ -39,3 +41,15 @@ def test_only_what_constraints_allow_has_to_fit_into_memory(
     assert prepare(asked(90)).memory == 0
     with pytest.raises(RequestError, match="this machine has"):
         prepare(asked(10**9))
+
+
+def test_python_says_what_the_command_line_says() -> None:
+    given = {"time_budget": "30m", "seed": np.int64(3), "data": "here", "tracking_uri": Path("x"), "trials": None}
+    asked = request_of(Path("toy.yaml"), given)
+    assert (asked.space, asked.time_budget, asked.data, asked.tracking_uri) == ("toy.yaml", 1800.0, Path("here"), "x")
+    assert asked.seed == 3 and type(asked.seed) is int and asked.trials is None
+
+
+def test_an_option_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(RequestError, match="trails: 3 is refused: there is no such option; known: trials, name"):
+        request_of(None, {"trails": 3})

@@ -264,3 +264,14 @@ def test_mlflow_serves_a_network_trained_on_the_set(
     batch = np.zeros((4, 1, 28, 28), dtype=np.float32)
     expected = load(make_set(0.8)).train(seed=0)(torch.from_numpy(batch))
     assert np.array_equal(served.predict(batch), expected.detach().numpy())
+
+
+def test_another_source_than_there_is_is_refused(uri: str) -> None:
+    with pytest.raises(RequestError, match="--source: 'fxied' is refused: random or fixed"):
+        fetch(uri, "toy", "LeNet", "fxied")
+
+
+def test_looking_at_an_empty_file_leaves_it_empty(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    assert leaderboard(sqlite_uri(tmp_path / "mlflow.db")) == []
+    assert (tmp_path / "mlflow.db").stat().st_size == 0
