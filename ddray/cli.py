@@ -69,8 +69,10 @@ def search(
     try:
         outcome = run(prepared)
     except KeyboardInterrupt:
-        command = shlex.join(["ddray", "search", "--resume", "--name", name, "--storage", str(place)])
-        raise Interrupted(f"go on with: {command}") from None
+        command = ["ddray", "search", "--resume", "--name", name, "--storage", str(place)]
+        for flag, given in (("--data", data), ("--address", address)):  # what a sweep does not remember
+            command += [] if given is None else [flag, str(given)]
+        raise Interrupted(f"go on with: {shlex.join(command)}") from None
     report.outcome(outcome)
     if outcome.winner is None:
         raise typer.Exit(1)

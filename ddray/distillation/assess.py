@@ -62,7 +62,8 @@ def assess(
     network = _network(distilled, arch, dataset)
     config, known = distilled.manifest.distill_config, distilled.known
     engine = engine_for_scores(network, config.inner, distilled.manifest.engine, count * len(order))
-    judge = Judge(dataset, cast(SplitName, split), "whole" if split == "test" else part_for("C", known=known is not None))
+    chosen = cast(SplitName, split)
+    judge = Judge(dataset, chosen, part_for(chosen, "C", known=known is not None))
     otherwise = distilled.otherwise(rate, epochs, arch)
     scores = [s.model_copy(update={"otherwise": otherwise}) for s in scores_of(distilled, [judge], engine, count, synthetic, order)]
     outputs = distilled.manifest.network.outputs

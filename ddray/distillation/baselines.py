@@ -85,7 +85,7 @@ def compare(
     known: Tensor | None, n: int, order: Sequence[int],
 ) -> dict[str, tuple[Score, ...]]:  # fmt: skip
     """The scores of every kind of baseline on several splits, by n networks of set C, trained in a set's step order."""
-    choosing = Judge(dataset, "validation", part_for("A", known=known is not None))
+    choosing = Judge(dataset, "validation", part_for("validation", "A", known=known is not None))
     results: dict[str, tuple[Score, ...]] = {}
     for kind in KINDS:
         baseline = choose(kind, choosing, dataset, config, engine, outputs, known, order)

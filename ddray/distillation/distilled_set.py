@@ -203,8 +203,7 @@ class DistilledSet:
         synthetic = self.in_words(synthetic) if protocol == "decoded" else synthetic
         starts = starts_to_score(built, config.network, self.known, "C", count)
         engine = engine_for_scores(built, config.inner, self.manifest.engine, count * len(order))
-        part = "whole" if split == "test" else part_for("C", known=self.known is not None)
-        judge = Judge(real.to(self.inputs.device), split, part)
+        judge = Judge(real.to(self.inputs.device), split, part_for(split, "C", known=self.known is not None))
         score = judge.score(engine, starts, synthetic, order, protocol)
         return score.model_copy(update={"otherwise": self.otherwise(rate, epochs)})
 

@@ -178,7 +178,7 @@ class Distiller:
 
     def judge(self, synthetic: Synthetic, networks: NetworkSet) -> Score:
         """Score any set of this problem on the validation split with an evaluation set of networks."""
-        part = part_for(networks, known=self.known is not None)
+        part = part_for("validation", networks, known=self.known is not None)
         if part not in self._judges:
             self._judges[part] = Judge(self.dataset, "validation", part)
         starts = starts_to_score(self.network, self.config.network, self.known, networks, NETWORKS[networks])

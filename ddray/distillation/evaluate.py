@@ -182,13 +182,13 @@ class Judge:
         return judge_all([self], engine, starts, synthetic, order, protocol)[0]
 
 
-def part_for(networks: NetworkSet, *, known: bool) -> Part:
-    """The part of the validation split that an evaluation set of networks is judged on.
+def part_for(split: SplitName, networks: NetworkSet, *, known: bool) -> Part:
+    """The part of a split that an evaluation set of networks is judged on: of test, which chooses nothing, the whole.
 
     What chooses is never what is told. Fresh networks of sets A, B and C differ; known ones are the same in each, so that
     those of A are judged on one half of the examples, and those of B and C on the other.
     """
-    if not known:
+    if split == "test" or not known:
         return "whole"
     return "choosing" if networks == "A" else "telling"
 

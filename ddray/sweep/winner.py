@@ -14,7 +14,7 @@ from ddray.distillation.assess import scores_of
 from ddray.distillation.baselines import compare
 from ddray.distillation.distilled_set import DistilledSet, load
 from ddray.distillation.engine import engine_for_scores
-from ddray.distillation.evaluate import Judge, part_for
+from ddray.distillation.evaluate import Judge, SplitName, part_for
 from ddray.distillation.problem import check_problem
 from ddray.distillation.streams import NETWORKS
 from ddray.errors import RequestError
@@ -88,7 +88,8 @@ def measure(distilled: DistilledSet, dataset: RealData) -> DistilledSet:
     network.to(moved.inputs.device)
     count = NETWORKS["C"] if known is None else len(known)
     engine = engine_for_scores(network, config.inner, distilled.manifest.engine, count * config.inner_steps)
-    judges = [Judge(real, "validation", part_for("C", known=known is not None)), Judge(real, "test")]
+    splits: tuple[SplitName, ...] = ("validation", "test")
+    judges = [Judge(real, split, part_for(split, "C", known=known is not None)) for split in splits]
     scores = scores_of(moved, judges, engine, count, *moved.schedule())
     baselines = compare(judges, real, config, engine, outputs, known, count, moved.manifest.step_order)
     manifest = distilled.manifest.model_copy(

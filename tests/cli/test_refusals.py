@@ -13,6 +13,7 @@ from command_line import ROOT, python, write_npz
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import ddray.sweep
 from ddray.cli import status
 
 Refused = Callable[..., str]
@@ -383,3 +384,17 @@ def test_a_cluster_that_does_not_answer_leaves_nothing(space: Callable[..., None
     space()
     said = refused(*SEARCH, "--address", "127.0.0.1:1")
     assert "--address: '127.0.0.1:1'" in said and "a Ray cluster that can be reached" in said
+
+
+def test_ctrl_c_says_the_whole_command_that_goes_on(
+    space: Callable[..., None], work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    space()
+    monkeypatch.setattr(ddray.sweep, "run", interrupted)
+    (work / "my data").mkdir()
+    assert status([*SEARCH, "--name", "mine", "--data", "my data"]) == 130
+    command = f"ddray search --resume --name mine --storage {work / 'here'} --data 'my data'"
+    assert capsys.readouterr().err == f"ddray: interrupted; go on with: {command}\n"

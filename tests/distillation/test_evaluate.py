@@ -327,8 +327,9 @@ def test_of_known_networks_one_half_of_the_examples_chooses_and_the_other_tells(
     whole, choosing, telling = (Judge(blobs(), "validation", part) for part in ("whole", "choosing", "telling"))
     assert torch.equal(torch.stack([choosing.x[:9], telling.x[:9]], 1).flatten(0, 1), whole.x[:18])
     assert len(choosing.y) + len(telling.y) == len(whole.y) and len(choosing.y) - len(telling.y) in (0, 1)
-    assert [part_for(networks, known=True) for networks in ("A", "B", "C")] == ["choosing", "telling", "telling"]
-    assert {part_for(networks, known=False) for networks in ("A", "B", "C")} == {"whole"}
+    assert [part_for("validation", networks, known=True) for networks in ("A", "B", "C")] == ["choosing", "telling", "telling"]
+    assert {part_for("validation", networks, known=False) for networks in ("A", "B", "C")} == {"whole"}
+    assert {part_for("test", networks, known=True) for networks in ("A", "B", "C")} == {"whole"}
 
 
 @pytest.mark.parametrize("source", ["random", "fixed"])
