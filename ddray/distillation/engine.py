@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddray.distillation.allocator import keep_freed_memory
 from ddray.distillation.captured import CapturedStep
 from ddray.distillation.config import EngineConfig, InnerConfig
 from ddray.distillation.inner import InnerStep
@@ -78,9 +79,11 @@ class Engine:
             yield self.batched_step, torch.stack(group)
 
     def arrange(self) -> None:
-        """Let a GPU compute as this engine's record says, from now on and in this process."""
+        """Let a GPU compute as this engine's record says, and a CPU keep what is freed, from now on and in this process."""
         if self.tf32 is not None:
             set_arithmetic(tf32=self.tf32)
+        else:
+            keep_freed_memory()
 
 
 def make_engine(network: Network, inner: InnerConfig | None = None, config: EngineConfig | None = None) -> Engine:
