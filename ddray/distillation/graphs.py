@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ddray.distillation.pools import compare_in_pools
+from ddray.distillation.pools import compare_in_pools, forget_pooled
 
 Graph = Callable[..., Sequence[Tensor]]
 
@@ -53,6 +53,7 @@ def trace(function: Callable[..., Any], *given: Tensor) -> fx.GraphModule:
     graph = make_fx(torch.func.functionalize(of_tensors), tracing_mode="fake", _allow_non_fake_inputs=True)(*given)
     simplify(graph.graph)
     compare_in_pools(graph.graph)
+    forget_pooled(graph.graph)
     graph.recompile()
     return graph
 
@@ -82,6 +83,7 @@ def simplify(graph: fx.Graph) -> None:
 
 
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.expand.default)
+_ZEROS = (torch.ops.aten.zeros_like.default, torch.ops.aten.zeros.default)
 _SAME = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
 
 
@@ -104,18 +106,19 @@ def _unchanged(node: fx.Node) -> fx.Node | None:
 
 def _added_to_zeros(*terms: Any) -> fx.Node | None:
     for zeros, other in (terms, terms[::-1]):
-        if (
-            isinstance(zeros, fx.Node)
-            and isinstance(other, fx.Node)
-            and zeros.target is torch.ops.aten.zeros_like.default
-        ):
-            return other if _shape(zeros) == _shape(other) else None
+        if isinstance(zeros, fx.Node) and isinstance(other, fx.Node) and zeros.target in _ZEROS:
+            return other if _shape(zeros) == _shape(other) and _dtype(zeros) == _dtype(other) else None
     return None
 
 
 def _shape(node: fx.Node) -> tuple[int, ...] | None:
     value = node.meta.get("val")
     return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def _dtype(node: fx.Node) -> torch.dtype | None:
+    value = node.meta.get("val")
+    return value.dtype if isinstance(value, Tensor) else None
 
 
 def _frozen(value: Any) -> Any:

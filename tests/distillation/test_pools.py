@@ -10,20 +10,31 @@ from torch import Tensor, nn
 
 from ddray.distillation import pools
 from ddray.distillation.graphs import trace
-from ddray.distillation.pools import ComparedPools, compare_in_pools, pool_by_comparisons
+from ddray.distillation.pools import ComparedPools, compare_in_pools, forget_pooled, pool_by_comparisons
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 1, 2, 2), (3, 2, 10, 8)])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 1, 2, 2), (3, 2, 10, 8), (1, 1, 2, 254)])
 @pytest.mark.parametrize("values", ["normal", "ties", "infinite"])
-def test_a_pool_by_comparisons_is_torchs_to_the_bit(shape: tuple[int, ...], values: str) -> None:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("piece", [2**20, 50])
+def test_a_pool_by_comparisons_is_torchs_to_the_bit(
+    shape: tuple[int, ...], values: str, dtype: torch.dtype, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "_PIECE", piece)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
     if values != "normal":
         x = x.round()
     if values == "infinite":
         x[x > 1], x[x < -1] = float("inf"), -float("inf")
+    given = x.clone()
     largest, places = F.max_pool2d(x, 2, return_indices=True)
     ours = pool_by_comparisons(x, [2, 2], [2, 2])
-    assert torch.equal(ours[0], largest) and torch.equal(ours[1], places)
+    assert torch.equal(ours[0], largest) and torch.equal(ours[1], places) and torch.equal(x, given)
+
+
+def test_places_in_a_large_plane_are_exact() -> None:
+    x = torch.randn(1, 1, 1024, 254, generator=torch.Generator().manual_seed(1), dtype=torch.bfloat16)
+    assert torch.equal(pool_by_comparisons(x)[1], F.max_pool2d(x, 2, return_indices=True)[1])
 
 
 def test_every_order_of_four_values_has_its_first_largest() -> None:
@@ -45,6 +56,8 @@ def test_every_order_of_four_values_has_its_first_largest() -> None:
         ({"kernel_size": 2, "stride": 1}, (64, 4, 28, 28), False),
         ({"kernel_size": 2, "padding": 1}, (64, 4, 28, 28), False),
         ({"kernel_size": 2, "ceil_mode": True}, (64, 4, 28, 28), False),
+        ({"kernel_size": 2}, (64, 4, 28, 254), True),
+        ({"kernel_size": 2}, (64, 4, 28, 256), False),
     ],
 )
 def test_only_large_pools_of_two_by_two_go_by_comparisons(
@@ -98,3 +111,27 @@ def test_pools_that_need_a_gradient_are_torchs(monkeypatch: pytest.MonkeyPatch) 
     with ComparedPools():
         (slope,) = torch.autograd.grad(F.max_pool2d(x, 2).sum(), x)
     assert slope.sum() == 64 * 4 * 14 * 14
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}])
+def test_a_pools_derivative_needs_the_shape_of_what_was_pooled_and_not_its_values(
+    options: dict[str, int], dtype: torch.dtype
+) -> None:
+    x = torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    graph = trace(torch.func.grad(lambda x: F.max_pool2d(x.sin(), **options).exp().sum()), x)
+    (node,) = (node for node in graph.graph.nodes if "max_pool2d_with_indices_backward" in str(node.target))
+    assert node.args[1].meta["val"].stride() == (0, 0, 0, 0)
+    graph.graph.lint()
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(F.max_pool2d(leaf.sin(), **options).exp().sum(), leaf)
+    torch.testing.assert_close(graph(x), expected)
+
+
+def test_what_is_not_contiguous_keeps_its_layout() -> None:
+    x = torch.randn(2, 3, 8, 6).to(memory_format=torch.channels_last)
+    graph = trace(torch.func.grad(lambda x: F.max_pool2d(x, 2).exp().sum()), x)
+    before = graph.code
+    forget_pooled(graph.graph)
+    graph.recompile()
+    assert graph.code == before and graph(x).is_contiguous(memory_format=torch.channels_last)
