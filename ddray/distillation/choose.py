@@ -49,8 +49,6 @@ def settle(
     """
     engine = engine.model_copy(update={"device": resolve_device(engine.device)})
     kind = "cuda" if engine.device.startswith("cuda") else "cpu"
-    if kind == "cpu" and engine.outer_layout == "auto":  # a CPU takes the batch in parts, for which its usual kernels are the best
-        engine = engine.model_copy(update={"outer_layout": "blocked"})
     left_open = {key for key in PLAIN if getattr(engine, key) == "auto"}
     if not left_open:
         return engine

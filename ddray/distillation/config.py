@@ -231,12 +231,12 @@ class EngineConfig(Record):
     compile: Literal["auto", "off", "trace", "max"] = Field(
         default="auto", description="Run inner steps as written (off), as a graph (trace) or as a graph compiled by torch (max)."
     )
-    layout: Annotated[str, Field(pattern="^(auto|blocked|plain|im2col|[BPXYMUVSD]+)$")] = Field(
+    layout: Annotated[str, Field(pattern="^(auto|blocked|plain|im2col|[BPXYTZL/MUVSD]+)$")] = Field(
         default="auto",
-        description="Kernels of inner steps; a word has a letter for each convolution, on a GPU each product (see docs/engine.md).",
+        description="Kernels of inner steps; a word has a letter for each convolution and product (see docs/engine.md).",
     )
-    outer_layout: Annotated[str, Field(pattern="^(auto|blocked|[BMUVSD]+)$")] = Field(
-        default="auto", description="Kernels of the outer loss on a GPU, named as those of engine.layout."
+    outer_layout: Annotated[str, Field(pattern="^(auto|blocked|[BPXYTZL/MUVSD]+)$")] = Field(
+        default="auto", description="Kernels of the outer loss, named as those of engine.layout."
     )
     networks: Literal["auto", "loop", "batch"] = Field(
         default="auto", description="Train the networks of an outer step one after another (loop) or side by side (batch)."

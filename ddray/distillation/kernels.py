@@ -1,25 +1,29 @@
 """Which kernel computes each convolution and product: for the same numbers, the one that is fastest here.
 
-oneDNN, which torch takes on a CPU, reorders tensors into blocks first; torch's own kernels do not. On ten small images either may
-be three times as fast as the other, by layer, by direction and by number of threads. A choice is a word with a letter for every
-convolution of the graph, in order, so that it can be written down and kept:
+oneDNN, which torch takes for convolutions on a CPU, reorders tensors into blocks first; torch's own kernels do not. On ten small
+images either may be three times as fast as the other, by layer, by direction and by number of threads. A choice is a word with a
+letter for every convolution of the graph, in order, so that it can be written down and kept:
 
     B   blocked: oneDNN
     P   plain: torch's own kernel
+    T   the derivative by the weight as a convolution turned around, by oneDNN
     X   a derivative in two halves: by the input plain, by the weight blocked
     Y   a derivative in two halves: by the input blocked, by the weight plain
+    Z   a derivative in two halves: by the input plain, by the weight turned; T: by the input blocked
 
-On a GPU, where B is cuDNN:
+and behind a `/`, where one of them gains by it, a letter for every matrix product:
 
-    M   matrix products over patches
+    B   as torch computes it: MKL or OpenBLAS
+    L   a linear layer of oneDNN
+
+On a GPU convolutions and products are in one word:
+
+    B   cuDNN, cuBLAS
+    M   a convolution as matrix products over patches
     U   a derivative in two halves: by the input as products, by the weight by cuDNN
     V   a derivative in two halves: by the input by cuDNN, by the weight as products
-
-and matrix products have letters too:
-
-    B   cuBLAS
-    S   the sum in parts
-    D   term by term
+    S   a product whose sum is taken in parts
+    D   a product term by term
 """
 
 from __future__ import annotations
@@ -27,29 +31,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from ddray.distillation import products
+from ddray.distillation import cpu_kernels, products
 from ddray.distillation.cuda_graph import Captured, now
 
 _aten = torch.ops.aten
 _FORWARD, _BACKWARD = _aten.convolution.default, _aten.convolution_backward.default
 _PRODUCT, _PRODUCT_PLUS = _aten.mm.default, _aten.addmm.default
-_MIN_TERMS_IN_PARTS = 64  # of a product's sums, to try them in parts
-_MAX_TERM_BY_TERM = 2**20  # multiplications in a product, to try it term by term
 _SECONDS = 0.02  # to spend on the timing of one of them, if it is not slower than that
+_MARGIN = 0.97  # another form than torch's has to be faster than this share of its time
 
 
-def assign(graph: fx.Graph, letters: str) -> None:
-    """Compute the graph's convolutions (on a GPU, its products too) as the letters say; those beyond the word are blocked."""
-    # Letters of a GPU say so themselves: a graph is sketched without one to tell its memory.
-    card = not set(letters).isdisjoint("MUVSD")
-    for node, letter in zip_longest(_chosen(graph, card=card), letters, fillvalue="B"):
-        if isinstance(node, fx.Node):
+def assign(graph: fx.Graph, word: str) -> None:
+    """Compute the graph's convolutions and products as the word says; those beyond it as torch does."""
+    card = is_of_card(word)
+    for nodes, letters in zip(_chosen(graph, card=card), word.split("/"), strict=False):
+        for node, letter in zip(nodes, letters, strict=False):
             form = _forms(node.target, [_value(a) for a in node.args], card=card).get(letter, node.target)
             if letter in "MUVSD" and callable(form) and form is not node.target:
                 products.inline(graph, node, form)
@@ -57,22 +58,28 @@ def assign(graph: fx.Graph, letters: str) -> None:
                 node.target = form
 
 
+def is_of_card(word: str) -> bool:
+    """Whether a word has letters that only a GPU has: a graph is sketched without one to tell its memory."""
+    return not set(word).isdisjoint("MUVSD")
+
+
 def measure(graph: fx.GraphModule, given: list[Tensor]) -> str:
-    """The fastest letter for all in a graph that has letters, on values that it is given."""
+    """The word of the fastest letters for a graph, on values that it is given."""
     timing = _Timing(graph)
     with torch.no_grad():
         timing.run(*given)
-    return "".join(timing.letters)
+    convolutions, products = ("".join(letters) for letters in timing.letters)
+    return f"{convolutions}/{products}" if products.strip("B") else convolutions
 
 
 class _Timing(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
-        self.letters: list[str] = []
+        self.letters: tuple[list[str], list[str]] = ([], [])  # as `_chosen` lists what they are for
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         card = _on_card(args)
-        if _has_letters(target, kwargs, card=card):
+        if _has_letters(target, kwargs):
             runs = _runs(_forms(target, args, card=card), args)
             best = dict.fromkeys(runs, float("inf"))
             began_at = time.perf_counter()
@@ -81,7 +88,8 @@ class _Timing(fx.Interpreter):
                     began = now(args[0].device)
                     run()
                     best[letter] = min(best[letter], now(args[0].device) - began)
-            self.letters.append(min(best, key=lambda letter: best[letter]))
+            fastest = min(best, key=lambda letter: best[letter])
+            self.letters[_part(target, card=card)].append(fastest if best[fastest] < _MARGIN * best["B"] else "B")
         return super().call_function(target, args, kwargs)
 
 
@@ -111,14 +119,22 @@ def _value(argument: Any) -> Any:
     return argument.meta["val"] if isinstance(argument, fx.Node) else argument
 
 
-def _chosen(graph: fx.Graph, *, card: bool) -> list[fx.Node]:
-    nodes = (node for node in graph.nodes if node.op == "call_function")
-    return [node for node in nodes if _has_letters(node.target, node.kwargs, card=card)]
+def _chosen(graph: fx.Graph, *, card: bool) -> tuple[list[fx.Node], list[fx.Node]]:
+    """What has letters, in order: on a CPU convolutions, and products; on a GPU both in one list."""
+    found: tuple[list[fx.Node], list[fx.Node]] = ([], [])
+    for node in graph.nodes:
+        if node.op == "call_function" and _has_letters(node.target, node.kwargs):
+            found[_part(node.target, card=card)].append(node)
+    return found
 
 
-def _has_letters(target: Any, kwargs: Mapping[str, Any], *, card: bool) -> bool:
-    if target in (_PRODUCT, _PRODUCT_PLUS):  # of kwargs, those of addmm would be factors
-        return card and not kwargs
+def _part(target: Any, *, card: bool) -> int:
+    return 0 if card or target in (_FORWARD, _BACKWARD) else 1
+
+
+def _has_letters(target: Any, kwargs: Mapping[str, Any]) -> bool:
+    if target in (_PRODUCT, _PRODUCT_PLUS):
+        return not kwargs  # those of addmm would be factors
     return target in (_FORWARD, _BACKWARD)
 
 
@@ -128,97 +144,7 @@ def _on_card(args: Sequence[Any]) -> bool:
 
 def _forms(target: Any, args: Sequence[Any], *, card: bool) -> dict[str, Callable[..., Any]]:
     """What computes a convolution or a product, by letter, on a GPU or a CPU."""
+    product = target in (_PRODUCT, _PRODUCT_PLUS)
     if card:
-        return _product_forms(target, args) if target in (_PRODUCT, _PRODUCT_PLUS) else _forms_on_card(target, args)
-    if not _has_plain(args, backward=target is _BACKWARD):
-        return {"B": target}
-    if target is _FORWARD:
-        return {"B": _FORWARD, "P": plain_forward}
-    forms: dict[str, Callable[..., Any]] = {
-        "B": _BACKWARD,
-        "P": plain_backward,
-        "X": input_plain_backward,
-        "Y": weight_plain_backward,
-    }
-    halves = args[-1][0] and args[-1][1]
-    return forms if halves else {letter: forms[letter] for letter in "BP"}
-
-
-def _product_forms(target: Any, args: Sequence[Any]) -> dict[str, Callable[..., Any]]:
-    forms: dict[str, Callable[..., Any]] = {}
-    (rows, length), columns = args[-2].shape, args[-1].shape[1]
-    parts = products.number_of_parts(length)
-    if parts > 1 and length >= _MIN_TERMS_IN_PARTS and 4 * parts * rows * columns <= products.LARGEST:
-        forms["S"] = products.in_parts
-    if rows * length * columns <= _MAX_TERM_BY_TERM:
-        forms["D"] = products.term_by_term
-    if target is _PRODUCT_PLUS:
-        forms = {letter: products.plus(form) for letter, form in forms.items()}
-    return {"B": target, **forms}
-
-
-def _forms_on_card(target: Any, args: Sequence[Any]) -> dict[str, Callable[..., Any]]:
-    backward = target is _BACKWARD
-    if not _has_plain(args, backward=backward):
-        return {"B": target}
-    if not backward:
-        x, weight, _, stride, padding, _, transposed, *_ = args
-        fits = products.takes(x, weight, stride, padding, turned=transposed)
-        return {"B": _FORWARD, "M": products.forward} if fits else {"B": _FORWARD}
-    slope, x, weight, _, stride, padding, *_, mask = args
-    by_input = mask[0] and products.takes(slope, weight, stride, padding, turned=True)
-    by_weight = mask[1] and products.takes(x, weight, stride, padding)
-    forms: dict[str, Callable[..., Any]] = {"B": _BACKWARD}
-    if by_input == mask[0] and by_weight == mask[1]:
-        forms["M"] = products.backward
-    if mask[0] and mask[1]:
-        forms |= {"U": input_by_products} if by_input else {}
-        forms |= {"V": weight_by_products} if by_weight else {}
-    return forms
-
-
-def input_by_products(*args: Any) -> Any:
-    """A convolution's derivative by its input as matrix products, those by weight and bias by cuDNN."""
-    *same, (_, weight, bias) = args
-    return (products.backward(*same, [True, False, False])[0], *_BACKWARD(*same, [False, weight, bias])[1:])
-
-
-def weight_by_products(*args: Any) -> Any:
-    """A convolution's derivatives by weight and bias as matrix products, that by the input by cuDNN."""
-    *same, (_, weight, bias) = args
-    return (_BACKWARD(*same, [True, False, False])[0], *products.backward(*same, [False, weight, bias])[1:])
-
-
-def plain_forward(*args: Any) -> Any:
-    """A convolution by torch's own kernel."""
-    x, weight, bias, stride, padding, dilation, transposed, output_padding, _ = args
-    kernel = weight.shape[2:]
-    if transposed:
-        return _aten.slow_conv_transpose2d(x, weight, kernel, bias, stride, padding, output_padding, dilation)
-    return _aten._slow_conv2d_forward(x, weight, kernel, bias, stride, padding)
-
-
-def plain_backward(*args: Any) -> Any:
-    """A convolution's derivatives by torch's own kernels."""
-    slope, x, weight, _, stride, padding, _, _, _, _, mask = args
-    return _aten._slow_conv2d_backward.output_mask(slope, x, weight, weight.shape[2:], stride, padding, mask)
-
-
-def input_plain_backward(*args: Any) -> Any:
-    """A convolution's derivative by the input by torch's own kernel, those by weight and bias by oneDNN."""
-    *same, (_, weight, bias) = args
-    by_input = plain_backward(*same, [True, False, False])[0]
-    return (by_input, *_BACKWARD(*same, [False, weight, bias])[1:])
-
-
-def weight_plain_backward(*args: Any) -> Any:
-    """A convolution's derivatives by weight and bias by torch's own kernel, that by the input by oneDNN."""
-    *same, (_, weight, bias) = args
-    by_input = _BACKWARD(*same, [True, False, False])[0]
-    return (by_input, *plain_backward(*same, [False, weight, bias])[1:])
-
-
-def _has_plain(node_args: Sequence[Any], *, backward: bool) -> bool:
-    """Whether torch's own kernels take a convolution: 2-D, one group, no dilation; no derivative of a transposed one."""
-    *_, stride, _, dilation, transposed, _, groups = node_args[: 10 if backward else 9]
-    return len(stride) == 2 and groups == 1 and list(dilation) == [1, 1] and not (backward and transposed)
+        return products.product_forms(target, args) if product else products.convolution_forms(target, args)
+    return cpu_kernels.product_forms(target, args) if product else cpu_kernels.convolution_forms(target, args)

@@ -67,3 +67,12 @@ def conv2d_by_patches(
 def pair(value: int | Sequence[int]) -> tuple[int, int]:
     """Height and width, of which one number may stand for both."""
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+def is_usual(arguments: Sequence[Any], *, backward: bool) -> bool:
+    """Whether `aten.convolution`'s arguments, or those of its derivative, are 2-D, of one group, and without dilation.
+
+    Of the derivative of a transposed convolution, they are not.
+    """
+    *_, stride, _, dilation, transposed, _, groups = arguments[: 10 if backward else 9]
+    return len(stride) == 2 and groups == 1 and list(dilation) == [1, 1] and not (backward and transposed)

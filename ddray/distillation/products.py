@@ -14,8 +14,60 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-LARGEST = 2**29
-"""Bytes of patches from which on a product is not tried."""
+from ddray.distillation.layout import is_usual
+
+_aten = torch.ops.aten
+_FORWARD, _BACKWARD = _aten.convolution.default, _aten.convolution_backward.default
+_LARGEST = 2**29  # bytes of patches from which on a product is not tried
+_MIN_TERMS_IN_PARTS = 64  # of a product's sums, to try them in parts
+_MAX_TERM_BY_TERM = 2**20  # multiplications in a product, to try it term by term
+
+
+def product_forms(target: Any, args: Sequence[Any]) -> dict[str, Callable[..., Any]]:
+    """What computes `aten.mm`, or `aten.addmm`, of such arguments on a GPU, by letter."""
+    forms: dict[str, Callable[..., Any]] = {}
+    (rows, length), columns = args[-2].shape, args[-1].shape[1]
+    parts = number_of_parts(length)
+    if parts > 1 and length >= _MIN_TERMS_IN_PARTS and 4 * parts * rows * columns <= _LARGEST:
+        forms["S"] = in_parts
+    if rows * length * columns <= _MAX_TERM_BY_TERM:
+        forms["D"] = term_by_term
+    if target is _aten.addmm.default:
+        forms = {letter: plus(form) for letter, form in forms.items()}
+    return {"B": target, **forms}
+
+
+def convolution_forms(target: Any, args: Sequence[Any]) -> dict[str, Callable[..., Any]]:
+    """What computes `aten.convolution`, or `aten.convolution_backward`, of such arguments on a GPU, by letter."""
+    derivative = target is _BACKWARD
+    if not is_usual(args, backward=derivative):
+        return {"B": target}
+    if not derivative:
+        x, weight, _, stride, padding, _, transposed, *_ = args
+        fits = takes(x, weight, stride, padding, turned=transposed)
+        return {"B": _FORWARD, "M": forward} if fits else {"B": _FORWARD}
+    slope, x, weight, _, stride, padding, *_, mask = args
+    by_input = mask[0] and takes(slope, weight, stride, padding, turned=True)
+    by_weight = mask[1] and takes(x, weight, stride, padding)
+    forms: dict[str, Callable[..., Any]] = {"B": _BACKWARD}
+    if by_input == mask[0] and by_weight == mask[1]:
+        forms["M"] = backward
+    if mask[0] and mask[1]:
+        forms |= {"U": input_by_products} if by_input else {}
+        forms |= {"V": weight_by_products} if by_weight else {}
+    return forms
+
+
+def input_by_products(*args: Any) -> Any:
+    """A convolution's derivative by its input as matrix products, those by weight and bias by cuDNN."""
+    *same, (_, weight, bias) = args
+    return (backward(*same, [True, False, False])[0], *_BACKWARD(*same, [False, weight, bias])[1:])
+
+
+def weight_by_products(*args: Any) -> Any:
+    """A convolution's derivatives by weight and bias as matrix products, that by the input by cuDNN."""
+    *same, (_, weight, bias) = args
+    return (_BACKWARD(*same, [True, False, False])[0], *backward(*same, [False, weight, bias])[1:])
 
 
 def patches(x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
@@ -63,7 +115,7 @@ def takes(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[in
     for i in range(2):
         pad = kernel[i] - 1 - padding[i] if turned else padding[i]
         places *= (x.shape[i + 2] + 2 * pad - kernel[i]) // stride[i] + 1
-    return x.shape[0] * x.shape[1] * kernel.numel() * places * x.element_size() <= LARGEST
+    return x.shape[0] * x.shape[1] * kernel.numel() * places * x.element_size() <= _LARGEST
 
 
 def in_parts(a: Tensor, b: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def _range(limits: Mapping[str, float]) -> list[str]:
 
 def _forms(pattern: str) -> list[str]:
     """The alternatives of `^(auto|plain|[BP]+)$`, in words."""
-    return [re.sub(r"\[(\w+)\]\+", r"a word of \1", form) for form in pattern.strip("^()$").split("|")]
+    return [re.sub(r"\[([\w/]+)\]\+", r"a word of \1", form) for form in pattern.strip("^()$").split("|")]
 
 
 def _either(parts: Sequence[str]) -> str:

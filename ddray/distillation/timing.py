@@ -71,13 +71,13 @@ class Candidates:
         samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
         self.shapes = ((samples, *dataset.input_shape), (samples, outputs))
         self.timed = min(samples, _MAX_SAMPLES_TIMED)
-        no_matter = {"adjoint", "threads"} | ({"chunk", "bfloat16", "tf32", "outer_layout"} if self.kind == "cpu" else set())
+        no_matter = {"adjoint", "threads"} | ({"tf32"} if self.kind == "cpu" else set())
         self.name = json.dumps(
             [
                 torch.__version__, platform.node(), os.cpu_count(), torch.get_num_threads(), *_card(engine.device), arch,
                 config.network.args,
                 network.shapes, self.shapes, config.inner.model_dump(), self.many, lone_steps,
-                has_compiler(engine), engine.model_dump(exclude=no_matter), *([config.outer.batch] if self.kind == "cuda" else []),
+                has_compiler(engine), engine.model_dump(exclude=no_matter), config.outer.batch,
             ],
             sort_keys=True,
         )  # fmt: skip
@@ -101,18 +101,18 @@ class Candidates:
         return Choice(*way, self._networks(steps[way], seconds[way]), self._saved(way), self._outer_layout(way[0]))
 
     def _outer_layout(self, compiled: str) -> str:
-        """Kernels for the outer loss on a GPU."""
+        """Kernels for the outer loss."""
         if self.engine.outer_layout != "auto":
             return self.engine.outer_layout
-        if self.kind == "cpu" or compiled == "off":
+        if compiled == "off":
             return "blocked"
         outer = TracedOuterLoss(self.network, self.engine.chunk, self.engine.bfloat16)
-        size = outer.chunk_size(self.config.outer.batch, on_card=True)
+        size = outer.chunk_size(self.config.outer.batch, on_card=self.kind == "cuda")
         draw = generator("choose", "batch")
         x = torch.randn((size, *self.shapes[0][1:]), generator=draw).to(self.engine.device)
         y = torch.zeros(size, dtype=torch.int64, device=x.device)
         word = outer.measured_layout(self.network.flatten(), x, y)
-        return word if word.strip("B") else "blocked"
+        return word if word.strip("B/") else "blocked"
 
     def _ways(self) -> Iterator[tuple[tuple[str, str], InnerStep]]:
         compiles = ["off", "trace"] if self.engine.compile == "auto" else [self.engine.compile]
@@ -123,14 +123,13 @@ class Candidates:
     def _layouts(self) -> list[str]:
         if self.engine.layout != "auto":
             return [self.engine.layout]
-        if self.kind == "cpu" and not any(isinstance(m, nn.Conv2d) for m in self.network.module.modules()):
-            return ["blocked"]
-        ways = list(LAYOUTS) if self.kind == "cpu" else ["blocked"]  # the others are kernels of a CPU
+        convolves = any(isinstance(m, nn.Conv2d) for m in self.network.module.modules())
+        ways = list(LAYOUTS) if self.kind == "cpu" and convolves else ["blocked"]  # the others are kernels of a CPU
         if self.engine.compile == "off" or (self.engine.compile == "max" and self.kind == "cpu"):
             return ways
         start, (x, y) = self.network.flatten(), self._samples()
         word = TracedStep(self.network, self.config.inner).measured_layout(start, x, y)
-        return [*ways, word] if word.strip("B") else ways
+        return [*ways, word] if word.strip("B/") else ways
 
     def _samples(self) -> list[Tensor]:
         draw = generator("choose")

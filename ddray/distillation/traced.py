@@ -16,11 +16,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx
 
+from ddray.distillation.bindings import bind
 from ddray.distillation.config import InnerConfig
 from ddray.distillation.graphs import Graph, Graphs, compiled, compiled_alone, simplify, split, trace
 from ddray.distillation.inner import Carry, InnerStep, Pullback, StepGradient, vjp
-from ddray.distillation.kernels import assign, measure
+from ddray.distillation.kernels import assign, is_of_card, measure
 from ddray.distillation.layout import LAYOUTS, convolutions
+from ddray.distillation.merge import merge_sums
 from ddray.distillation.outer import OuterLoss
 from ddray.networks import Network
 
@@ -88,7 +90,7 @@ class TracedStep(InnerStep):
 
     def _remembered(self, shapes: tuple[Any, ...], given: Sequence[Tensor], width: int) -> Graphs | None:
         key = (self.network.identity, self.config, self.batched, self.layout, self.compiled, shapes)
-        found: Graphs | None = _kept(key, self.network, lambda: self._trace(given, width))
+        found: Graphs | None = _kept(key, self.network, lambda: _bound(self._trace(given, width)))
         return found
 
     def measured_layout(self, weights: Tensor, x: Tensor, y: Tensor) -> str:
@@ -117,7 +119,11 @@ class TracedStep(InnerStep):
             return (*after, *d_carry, d_x, d_y, d_rate)
 
         with convolutions(self.layout):
-            return trace(step_and_reverse, *given, *map(torch.empty_like, given[:width]))
+            joint = trace(step_and_reverse, *given, *map(torch.empty_like, given[:width]))
+        if not given[0].is_cuda and not is_of_card(self.layout):
+            merge_sums(joint.graph)
+            joint.recompile()
+        return joint
 
 
 @dataclass(frozen=True)
@@ -144,10 +150,11 @@ class TracedOuterLoss(OuterLoss):
         return loss, gradient
 
     def _trace(self, weights: Tensor, x: Tensor, y: Tensor) -> Graph:
-        graph: Graph = self.sketch(weights, x, y)
+        graph = self.sketch(weights, x, y)
         if not self.compiled or not weights.is_cuda:
-            return graph
-        return _compiled_or_traced(self.network, lambda: compiled_alone(graph, weights, x, y), graph)
+            return bind(graph)
+        as_traced: Graph = graph
+        return _compiled_or_traced(self.network, lambda: compiled_alone(graph, weights, x, y), as_traced)
 
     def sketch(self, weights: Tensor, x: Tensor, y: Tensor) -> fx.GraphModule:
         """The graph, by the kernels of its word; nothing is computed for it."""
@@ -176,6 +183,14 @@ def _by_word(graph: fx.GraphModule, letters: str) -> None:
     assign(graph.graph, letters)
     simplify(graph.graph)
     graph.recompile()
+
+
+def _bound(graphs: Graphs) -> Graphs:
+    """Graphs as they run, but for compiled ones, which are."""
+    forward, record, reverse = (
+        bind(graph) if isinstance(graph, fx.GraphModule) else graph for graph in (graphs.forward, graphs.record, graphs.reverse)
+    )
+    return Graphs(forward, record, reverse, graphs.saved_bytes)
 
 
 def _tried(make: Callable[[], M]) -> M | None:

@@ -1,12 +1,16 @@
 """Convolutions and products by other kernels, in graphs."""
 
+import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddray.distillation import kernels, traced
+from ddray.distillation import cpu_kernels, traced
+from ddray.distillation.cpu_kernels import plain_forward
 from ddray.distillation.graphs import simplify, trace
 from ddray.distillation.inner import InnerStep
 from ddray.distillation.kernels import assign, measure
@@ -15,6 +19,12 @@ from ddray.distillation.reference import differentiate
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
 
 from .unrolls import ORDER, check_equal, problem
+
+
+def squares(x: Tensor, w: Tensor) -> Tensor:
+    """A convolution and a product."""
+    seen = F.conv2d(x, w).flatten(1)
+    return seen @ seen.t()
 
 
 def layers(x: Tensor, w: Tensor, b: Tensor, v: Tensor) -> tuple[Tensor, ...]:
@@ -27,18 +37,75 @@ def layers(x: Tensor, w: Tensor, b: Tensor, v: Tensor) -> tuple[Tensor, ...]:
     return gradients
 
 
-@pytest.mark.parametrize("letter", "BPXY")
-def test_every_letter_computes_the_same(letter: str) -> None:
+@pytest.mark.parametrize("letter", "BPXYTZ")
+@pytest.mark.parametrize("size", [(9, 9), (8, 11)])  # with a stride of 2, the padding's last row and column are left out of 8
+def test_every_letter_computes_the_same(letter: str, size: tuple[int, int]) -> None:
     g = torch.Generator().manual_seed(0)
-    shapes = ((2, 3, 9, 9), (4, 3, 3, 3), (4,), (4, 2, 3, 3))
+    shapes = ((2, 3, *size), (4, 3, 3, 3), (4,), (4, 2, 3, 3))
     given = [torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes]
     graph = trace(layers, *given)
     expected = graph(*given)
     assign(graph.graph, 20 * letter)
     graph.recompile()
-    assert ("slow" in graph.code or "plain" in graph.code) == (letter != "B")
+    assert ("plain" in graph.code) == (letter in "PXYZ") and ("turned" in graph.code) == (letter in "TZ")
     for found, wanted in zip(graph(*given), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 1), (3, 2)])
+@pytest.mark.parametrize("padding", [(0, 0), (1, 2)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("more", [(0, 0), (1, 0)])
+def test_a_plain_transposed_convolution_is_torchs(
+    stride: tuple[int, int], padding: tuple[int, int], bias: bool, more: tuple[int, int]
+) -> None:
+    g = torch.Generator().manual_seed(0)
+    shapes = ((2, 4, 7, 6), (4, 3, 3, 5), (3,))
+    x, weight, added = (torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes)
+    more = tuple(min(m, s - 1) for m, s in zip(more, stride, strict=True))  # an output padding is smaller than its stride
+    args = (x, weight, added if bias else None, stride, padding, (1, 1), True, more, 1)
+    torch.testing.assert_close(plain_forward(*args), torch.ops.aten.convolution(*args), rtol=1e-12, atol=1e-12)
+
+
+def test_products_by_onednn_are_torchs() -> None:
+    g = torch.Generator().manual_seed(0)
+    c, a, b = (torch.randn(shape, generator=g) for shape in ((5,), (3, 64), (64, 5)))
+    graph = trace(lambda c, a, b: (torch.addmm(c, a, b), a.t() @ a, torch.addmm(a @ b, a, b)), c, a, b)
+    expected = graph(c, a, b)
+    assign(graph.graph, "/LLLL")
+    graph.recompile()
+    assert graph.code.count("linear_plus") == 1 and graph.code.count("linear") == 3  # a sum with a matrix is no layer
+    torch.testing.assert_close(graph(c, a, b), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_word_of_products_leaves_convolutions_alone() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(shape, generator=g) for shape in ((3, 1, 8, 8), (2, 1, 3, 3)))
+    for word, kernels in (("P", (1, 0)), ("/L", (0, 1)), ("P/L", (1, 1)), ("B/B", (0, 0)), ("", (0, 0))):
+        graph = trace(squares, x, w)
+        assign(graph.graph, word)
+        graph.recompile()
+        assert (graph.code.count("plain_forward"), graph.code.count("linear")) == kernels
+
+
+@pytest.mark.parametrize(("quick", "word"), [("B", "B"), ("P", "P"), ("L", "B/L"), ("PL", "P/L")])
+def test_a_word_has_the_fastest_of_each(quick: str, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowed(forms: Callable[..., dict[str, Callable[..., Any]]]) -> Callable[..., dict[str, Callable[..., Any]]]:
+        def all_but_the_quick(*given: Any) -> dict[str, Callable[..., Any]]:
+            found = forms(*given)
+            best = next((letter for letter in found if letter in quick), "B")
+            return {letter: form if letter == best else sleeping(form) for letter, form in found.items()}
+
+        return all_but_the_quick
+
+    def sleeping(form: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: (time.sleep(0.003), form(*args))[1]
+
+    for name in ("convolution_forms", "product_forms"):
+        monkeypatch.setattr(cpu_kernels, name, slowed(getattr(cpu_kernels, name)))
+    g = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(shape, generator=g) for shape in ((3, 1, 8, 8), (2, 1, 3, 3)))
+    assert measure(trace(squares, x, w), [x, w]) == word
 
 
 @pytest.mark.parametrize(("letter", "stride"), [("M", 1), ("M", 2), ("U", 1), ("V", 1), ("V", 2)])  # U has none of stride 2
@@ -96,7 +163,7 @@ def test_a_kernel_that_cannot_run_is_not_chosen(monkeypatch: pytest.MonkeyPatch)
     def fails(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(kernels, "plain_forward", fails)
+    monkeypatch.setattr(cpu_kernels, "plain_forward", fails)
     g = torch.Generator().manual_seed(0)
     x, w = (torch.randn(shape, generator=g) for shape in ((2, 4, 9, 9), (6, 4, 3, 3)))
     assert measure(trace(F.conv2d, x, w), [x, w]) == "B"
@@ -106,9 +173,9 @@ def test_a_kernel_that_cannot_run_is_not_chosen(monkeypatch: pytest.MonkeyPatch)
 def test_a_measured_word_computes_the_same(name: str) -> None:
     network, weights, synthetic, batch = problem(name)
     word = TracedStep(network).measured_layout(weights, synthetic.inputs[0], synthetic.labels[0])
-    assert word and set(word) <= set("BPXY")
+    assert word and set(word) <= set("BPXYTZL/")
     expected = differentiate(InnerStep(network), weights, synthetic, ORDER, batch, 7)
-    for layout in (word, "PX", "Y" * len(word)):
+    for layout in (word, "PX", "Y" * len(word), "T" * len(word), "Z" * len(word)):
         check_equal(differentiate(TracedStep(network, layout=layout), weights, synthetic, ORDER, batch, 7), expected)
 
 

@@ -60,7 +60,7 @@ def ends(allowed: str) -> tuple[list[float], list[float]]:
 def choices(allowed: str) -> list[Any]:
     if allowed == "true or false":
         return [True, False]
-    return re.split(r", or |, ", re.sub(r", or a word of (\w+)", r", \1", allowed))
+    return re.split(r", or |, ", re.sub(r", or a word of ([\w/]+)", r", \1", allowed))
 
 
 def test_every_setting_has_a_row_in_the_order_of_its_group() -> None:
@@ -127,7 +127,7 @@ def test_choices_are_taken_and_nothing_else_is(row: Setting) -> None:
         ("network.args", "keys with values"),
         ("objective.kind", "classification"),
         ("inner.optimiser", "sgd, momentum, adam"),
-        ("engine.outer_layout", "auto, blocked, or a word of BMUVSD"),
+        ("engine.outer_layout", "auto, blocked, or a word of BPXYTZL/MUVSD"),
         ("engine.device", "text"),
     ],
 )

@@ -128,6 +128,17 @@ def test_the_reverse_takes_no_step_again() -> None:
     assert graphs.saved_bytes > 0
 
 
+def test_a_graph_keeps_neither_zeros_nor_what_was_pooled() -> None:
+    network, weights, synthetic, _ = problem("LeNet", torch.float32)
+    step = TracedStep(network)
+    graphs = step.graphs(step.begin(weights), synthetic.inputs[0], synthetic.labels[0], synthetic.rates[0])
+    assert graphs is not None
+    *_, output = graphs.record.graph.nodes  # type: ignore[attr-defined]
+    kept = [str(node.target) for node in output.all_input_nodes]
+    assert "aten.convolution.default" not in kept and "aten.zeros.default" not in kept
+    assert "aten.max_pool2d_with_indices_backward.default" in kept  # the slope of what was pooled
+
+
 def test_the_global_generator_plays_no_part_in_traced_masks() -> None:
     network, weights, synthetic, batch = problem("dropout")
     found = []
