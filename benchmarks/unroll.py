@@ -5,12 +5,12 @@
     DDRAY_DATA=DIR python benchmarks/unroll.py --inner 30 --threads 2 --compile max
     DDRAY_DATA=DIR python benchmarks/unroll.py --device cuda --compile off trace max
 
-A step is whole: taking a real batch of 1,024, drawing a network, T inner steps, the outer loss, the way back, Adam. Variants are
-interleaved, round by round, but for the one with a loader, before the others, and compiled ones, after them. A row tells the median
-and the range over the rounds, the floor (operations over the rate of the machine's matrix product, or ideal bytes over its
-memory's, whichever takes longer; both measured in this run) and how many times it the median is. Memory is the peak of a process of
-its own (on noise of the same shapes) above that of one which took steps of T = 1; on a GPU, what torch's allocator had reserved.
-Beside it, as the preflight predicts them, what graphs and stored weights take.
+A step is whole: taking a real batch of 1,024, drawing a network, T inner steps, the outer loss, the way back, Adam. Variants run
+in processes of their own and are interleaved, round by round, but for the one with a loader, which comes before the others. A row
+tells the median and the range over the rounds, the floor (operations over the rate of the machine's matrix product, or ideal bytes
+over its memory's, whichever takes longer; both measured in this run) and how many times it the median is. Memory is the peak of a
+process of its own (on noise of the same shapes) above that of one which took steps of T = 1; on a GPU, what torch's allocator had
+reserved. Beside it, as the preflight predicts them, what graphs and stored weights take.
 """
 
 from __future__ import annotations
@@ -141,16 +141,48 @@ def as_torch_would(step: Step) -> Step:
     return usual
 
 
-def timed(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every step in every round; the first two rounds do not count."""
-    found: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(-2, rounds):
-        for name, step in steps.items():
-            began = now()
-            step()
-            spent = now() - began
+class Variant:
+    """A variant in a process of its own, which takes a step when it is told to.
+
+    So none meets what another does to its process: the allocator that ours sets, or the threads that compiled code brings.
+    """
+
+    def __init__(self, case: Case, name: str, compiles: list[str], threads: int) -> None:
+        flags = ["--serve", name, *(["--noise"] if case.dataset.name == "noise" else [])]
+        self._process = subprocess.Popen(
+            command(case, compiles, threads) + flags, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.step()
+
+    def step(self) -> float:
+        """Milliseconds of one more step."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(file=self._process.stdin, flush=True)
+        return float(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(step: Step) -> None:
+    """Take a step for every line that comes in, and tell its milliseconds."""
+    for _ in sys.stdin:
+        began = now()
+        step()
+        print(1e3 * (now() - began), flush=True)
+
+
+def timed(variants: dict[str, Variant], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of every variant in every round; the first three rounds do not count."""
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(-3, rounds):
+        for name, variant in variants.items():
+            spent = variant.step()
             if turn >= 0:
-                found[name].append(1e3 * spent)
+                found[name].append(spent)
     return found
 
 
@@ -170,18 +202,23 @@ def floor_of(case: Case, step: Step, machine: Rates) -> float:
     return 1e3 * floor_seconds(counted(step, ideal=ideal), machine)
 
 
-def as_operators(case: Case, name: str, step: Step) -> Step:
+def as_operators(case: Case, name: str, made: dict[str, Callable[[], Step]]) -> Step:
     """The same step in a form whose operators can be counted: not compiled, its convolutions torch's usual ones."""
     if not name.startswith("ours"):
-        return step
-    return case.ours(compile="off", adjoint=name.split(", ")[2], layout="blocked", networks="loop").advance
+        return made["original, tensors" if name == LOADED else name]()
+    return case.ours(compile="off", adjoint=name.split(", ")[2], layout="blocked", outer_layout="blocked", networks="loop").advance
 
 
 def peak(case: Case, name: str, compiles: list[str], threads: int) -> float:
     """Peak resident MB of a process that takes two steps of this variant."""
-    command = [sys.executable, __file__, "--case", case.arch, "--inner", str(case.inner), "--threads", str(threads),
-               "--compile", *compiles, "--device", case.device, "--peak", name]  # fmt: skip
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    child = [*command(case, compiles, threads), "--peak", name]
+    return float(subprocess.run(child, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def command(case: Case, compiles: list[str], threads: int) -> list[str]:
+    """How to run this file again for one of its variants."""
+    return [sys.executable, "-W", "ignore", __file__, "--case", case.arch, "--inner", str(case.inner), "--threads", str(threads),
+            "--compile", *compiles, "--device", case.device]  # fmt: skip
 
 
 def high_water() -> float:
@@ -216,21 +253,12 @@ def table(case: Case, threads: int, rounds: int, compiles: list[str], memory: bo
     torch.set_num_threads(threads)
     machine = rates(threads, device=case.device)
     made = variants(case, compiles)
-    # What would disturb others goes by itself: the loader's workers load on between turns, and compiled code brings a second
-    # OpenMP, whose threads wait for work on the cores that others need.
-    blocks = [
-        [name for name in made if name == LOADED],
-        [name for name in made if name != LOADED and "max" not in name],
-        [name for name in made if "max" in name],
-    ]
-    steps: dict[str, Step] = {}
     found: dict[str, list[float]] = {}
-    for block in blocks:
-        steps |= {name: made[name]() for name in block}
-        found |= timed({name: steps[name] for name in block}, rounds)
-        steps |= {name: lambda: None for name in block if name == LOADED}  # lets its workers go
-    if LOADED in steps:
-        steps[LOADED] = steps["original, tensors"]  # whose operators are the same
+    for block in ([name for name in made if name == LOADED], [name for name in made if name != LOADED]):
+        here = {name: Variant(case, name, compiles, threads) for name in block}  # a loader's workers load on between turns
+        found |= timed(here, rounds)
+        for variant in here.values():
+            variant.close()
     where = f"{threads} thread(s)" if case.device == "cpu" else torch.cuda.get_device_name()
     print(f"\n{case.arch} on {case.dataset.name}'s shapes, T = {case.inner}, batch {BATCH}, {where}; matrix product "
           f"{machine.flops_per_second / 1e9:.0f} GFLOP/s, memory {machine.bytes_per_second / 1e9:.0f} GB/s\n")  # fmt: skip
@@ -242,7 +270,7 @@ def table(case: Case, threads: int, rounds: int, compiles: list[str], memory: bo
     base = peak(Case(case.arch, case.dataset, 1, case.device), "ours, off, full", ["off"], threads) if memory else 0.0
     for name, times in found.items():
         median = statistics.median(times)
-        floor = floor_of(case, as_operators(case, name, steps[name]), machine)
+        floor = floor_of(case, as_operators(case, name, made), machine)
         above = (
             f"{peak(case, name, compiles, threads) - base:+.0f}"
             if memory and name != LOADED and "max" not in name
@@ -267,6 +295,7 @@ def main() -> None:
     parser.add_argument("--noise", action="store_true", help="noise in the data's shapes, and no loader")
     parser.add_argument("--no-memory", action="store_true", help="leave the peaks out: they take a process per row")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if "DDRAY_DATA" not in os.environ and not arguments.noise:
         parser.error("DDRAY_DATA is to name the directory with MNIST and CIFAR10 in torchvision's layout")
@@ -286,6 +315,10 @@ def main() -> None:
     dataset = noise(arguments.case) if arguments.peak or arguments.noise else load(CASES[arguments.case])
     for inner in arguments.inner:
         case = Case(arguments.case, dataset, inner, arguments.device)
+        if arguments.serve:
+            torch.set_num_threads(arguments.threads[0])
+            serve(variants(case, arguments.compile)[arguments.serve]())
+            return
         if arguments.peak:
             torch.set_num_threads(arguments.threads[0])
             step = variants(case, arguments.compile)[arguments.peak]()

@@ -233,6 +233,7 @@ def compiled_alone(graph: Graph, *given: Tensor) -> Graph:
 def _through_inductor(graph: Graph, like: Tensor) -> Graph:
     # Layouts are ours to choose; calls from C++ rather than Python are most of what there is to gain on a CPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of a CUDA that nobody asked for
+    logging.getLogger("torch._inductor.ir").setLevel(logging.ERROR)  # of kernels that are called in a slower way
     options: dict[str, Any] = {"cpp_wrapper": True, "layout_optimization": False} if not like.is_cuda else {}
     made: Graph = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
     return made

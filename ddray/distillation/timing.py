@@ -23,8 +23,8 @@ from ddray.distillation.streams import generator
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
 from ddray.networks import Network
 
-MIN_SECONDS_TO_COMPILE = {"cpu": 1200, "cuda": 400}
-"""Seconds of inner steps in one distillation, from which on it pays to compile them for half a minute."""
+MIN_SECONDS_TO_COMPILE = 400
+"""Seconds of inner steps in one distillation, from which on it pays to compile them for half a minute: a fifth of them is saved."""
 _MARGIN = 0.95  # a less plain way has to be faster than this share of a plainer one's time
 _MAX_SAMPLES_TIMED = 1024  # synthetic examples of a step: which way is the fastest does not change beyond them
 _NETWORKS_TIMED = 4  # side by side
@@ -90,14 +90,16 @@ class Candidates:
         steps = dict(self._ways())
         for way, step in steps.items():
             seconds[way] = self._seconds(step, min(seconds.values(), default=math.inf))
-        best = min(seconds.values())
-        long = self.lone_steps * best > MIN_SECONDS_TO_COMPILE[self.kind]
-        if self.engine.compile == "auto" and long and has_compiler(self.engine):
-            way = ("max", min(seconds, key=lambda way: seconds[way])[1])
+        way, best = min(seconds, key=lambda way: seconds[way]), min(seconds.values())
+        long = self.lone_steps * best > MIN_SECONDS_TO_COMPILE
+        asked = self.engine.compile == "max"
+        if asked or (self.engine.compile == "auto" and long and has_compiler(self.engine)):
+            way = ("max", way[1])  # the fastest kernels as traced: to compile the others too takes half a minute for each
             steps[way] = self._step(*way)
             seconds[way] = self._seconds(steps[way], best)
             best = min(seconds.values())
-        way = next(way for way in steps if seconds[way] * _MARGIN <= best)
+        if not asked:
+            way = next(way for way in steps if seconds[way] * _MARGIN <= best)
         return Choice(*way, self._networks(steps[way], seconds[way]), self._saved(way), self._outer_layout(way[0]))
 
     def _outer_layout(self, compiled: str) -> str:
@@ -115,7 +117,7 @@ class Candidates:
         return word if word.strip("B/") else "blocked"
 
     def _ways(self) -> Iterator[tuple[tuple[str, str], InnerStep]]:
-        compiles = ["off", "trace"] if self.engine.compile == "auto" else [self.engine.compile]
+        compiles = {"auto": ["off", "trace"], "max": ["trace"]}.get(self.engine.compile, [self.engine.compile])
         for layout in self._layouts():
             for compiled in compiles if layout in LAYOUTS else [compiles[-1]]:
                 yield (compiled, layout), self._step(compiled, layout)
@@ -125,7 +127,7 @@ class Candidates:
             return [self.engine.layout]
         convolves = any(isinstance(m, nn.Conv2d) for m in self.network.module.modules())
         ways = list(LAYOUTS) if self.kind == "cpu" and convolves else ["blocked"]  # the others are kernels of a CPU
-        if self.engine.compile == "off" or (self.engine.compile == "max" and self.kind == "cpu"):
+        if self.engine.compile == "off":
             return ways
         start, (x, y) = self.network.flatten(), self._samples()
         word = TracedStep(self.network, self.config.inner).measured_layout(start, x, y)

@@ -103,7 +103,8 @@ class TracedStep(InnerStep):
     def _trace(self, given: Sequence[Tensor], width: int) -> Graphs:
         joint = self._joint(given, width)
         if self.layout not in LAYOUTS:
-            _by_word(joint, self.layout)
+            # A compiler takes oneDNN's linear layers for constants only, and other products are its own to choose.
+            _by_word(joint, self.layout.partition("/")[0] if self.compiled else self.layout)
         graphs = split(joint, len(given), width)
         if not self.compiled:
             return graphs

@@ -170,5 +170,5 @@ def test_compiled_equals_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     expected = differentiate(InnerStep(network), weights, synthetic, ORDER, batch)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # it would say that it runs as written
-        found = differentiate(TracedStep(network, layout="PB", compiled=True), weights, synthetic, ORDER, batch)
+        found = differentiate(TracedStep(network, layout="PTXYZ/LLLL", compiled=True), weights, synthetic, ORDER, batch)
     check_equal(found, expected, 1e-5)
