@@ -32,7 +32,7 @@ MAX_GRAPH_BYTES = {"cpu": 2**28, "cuda": 2**31}
 
 
 def settle(
-    engine: EngineConfig, dataset: RealData, arch: str, config: DistillConfig, *, trials: int = 1
+    engine: EngineConfig, dataset: RealData, arch: str, config: DistillConfig, *, trials: int = 1, alike: bool = True
 ) -> EngineConfig:
     """The engine record with nothing left open.
 
@@ -42,6 +42,7 @@ def settle(
         arch: the architecture.
         config: the largest problem that will be computed.
         trials: how many distillations of at most that size there will be.
+        alike: whether all their inner steps have the same shapes and constants, so that one compilation serves them.
 
     Raises:
         RequestError: dataset, architecture and settings do not go together, or a device that is not here.
@@ -55,13 +56,13 @@ def settle(
     dataset = dataset.presented(config.data.text)
     network, outputs = check_problem(dataset, arch, config)
     carry = carry_bytes(network.size, config.inner.optimiser)
-    work = trials * config.outer.steps * config.outer.networks * config.inner_steps
-    if work < MIN_STEPS_TO_TRACE and carry * config.seen_steps < MAX_GRAPH_BYTES[kind]:
+    each = config.outer.steps * config.outer.networks * config.inner_steps
+    if trials * each < MIN_STEPS_TO_TRACE and carry * config.seen_steps < MAX_GRAPH_BYTES[kind]:
         return engine.model_copy(update={key: PLAIN[key] for key in left_open})
     with _threads(engine.threads):
         network.to(engine.device)
         found = _remembered(
-            Candidates(engine, network, arch, dataset, config, outputs, lone_steps=work if trials == 1 else 0)
+            Candidates(engine, network, arch, dataset, config, outputs, each=each, alike=trials if alike else 0)
         )
     chosen = {key: getattr(found, key) for key in PLAIN if key != "adjoint"}
     chosen["adjoint"] = cheapest_adjoint(config.seen_steps, carry, found.saved_bytes, MAX_GRAPH_BYTES[kind])

@@ -23,8 +23,11 @@ from ddray.distillation.streams import generator
 from ddray.distillation.traced import TracedOuterLoss, TracedStep
 from ddray.networks import Network
 
-MIN_SECONDS_TO_COMPILE = 400
-"""Seconds of inner steps in one distillation, from which on it pays to compile them for half a minute: a fifth of them is saved."""
+MIN_SECONDS_TO_COMPILE, MIN_SECONDS_EACH = 400, 40
+"""Seconds of inner steps of one shape, in all and in each distillation, from which on it pays to compile them.
+
+A fifth of them is saved, for half a minute once on a machine, and two seconds in every process that follows.
+"""
 _MARGIN = 0.95  # a less plain way has to be faster than this share of a plainer one's time
 _MAX_SAMPLES_TIMED = 1024  # synthetic examples of a step: which way is the fastest does not change beyond them
 _NETWORKS_TIMED = 4  # side by side
@@ -53,8 +56,8 @@ class Candidates:
         dataset: its shapes count.
         config: the problem.
         outputs: how wide labels are.
-        lone_steps: inner steps, in all, of the only distillation that the choice is for; 0 where there are several, whose
-            shapes differ.
+        each: inner steps of one of the distillations that the choice is for.
+        alike: how many there are with steps of this shape; 0 where it differs from one to the next.
 
     Attributes:
         name: tells this problem on this machine from any other.
@@ -63,9 +66,9 @@ class Candidates:
 
     def __init__(
         self, engine: EngineConfig, network: Network, arch: str, dataset: Dataset, config: DistillConfig, outputs: int,
-        lone_steps: int,
+        each: int, alike: int,
     ) -> None:  # fmt: skip
-        self.engine, self.network, self.config, self.lone_steps = engine, network, config, lone_steps
+        self.engine, self.network, self.config, self.each, self.alike = engine, network, config, each, alike
         self.kind = "cuda" if engine.device.startswith("cuda") else "cpu"
         self.many = config.outer.networks > 1 or config.network.source == "random"
         samples = len(config.class_ids(dataset.classes)) * config.synthetic.samples_per_class
@@ -76,7 +79,7 @@ class Candidates:
             [
                 torch.__version__, platform.node(), os.cpu_count(), torch.get_num_threads(), *_card(engine.device), arch,
                 config.network.args,
-                network.shapes, self.shapes, config.inner.model_dump(), self.many, lone_steps,
+                network.shapes, self.shapes, config.inner.model_dump(), self.many, each, alike,
                 has_compiler(engine), engine.model_dump(exclude=no_matter), config.outer.batch,
             ],
             sort_keys=True,
@@ -91,8 +94,8 @@ class Candidates:
         for way, step in steps.items():
             seconds[way] = self._seconds(step, min(seconds.values(), default=math.inf))
         way, best = min(seconds, key=lambda way: seconds[way]), min(seconds.values())
-        long = self.lone_steps * best > MIN_SECONDS_TO_COMPILE
-        asked = self.engine.compile == "max"
+        asked, each = self.engine.compile == "max", self.each * best
+        long = each > MIN_SECONDS_EACH and self.alike * each > MIN_SECONDS_TO_COMPILE
         if asked or (self.engine.compile == "auto" and long and has_compiler(self.engine)):
             way = ("max", way[1])  # the fastest kernels as traced: to compile the others too takes half a minute for each
             steps[way] = self._step(*way)

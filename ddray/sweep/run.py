@@ -235,4 +235,5 @@ def _engine(
         return engine.model_copy(update=left_open)  # the cluster's cards are not here to be tried
     if address is None and engine.adjoint == "auto":
         check_memory(dataset, spec.file.arch, most, engine)  # what fits in no way is not timed either
-    return settle(engine, dataset, spec.file.arch, most, trials=trials)
+    # On a cluster, machines that compile are not this one.
+    return settle(engine, dataset, spec.file.arch, most, trials=trials, alike=spec.steps_alike and address is None)

@@ -20,6 +20,8 @@ from ddray.sweep.space import Parameter, parse_search
 from ddray.sweep.space_file import SpaceFile
 from ddray.sweep.space_yaml import parse_yaml
 
+# Settings that decide what an inner step looks like, other than its numbers.
+_SHAPING = ("data.", "inner.", "network.args", "synthetic.samples_per_class", "synthetic.classes")
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 
 
@@ -36,6 +38,11 @@ class SweepSpec:
     def fixed(self) -> Mapping[str, Any]:
         """The settings that every trial shares, under dotted keys."""
         return self.file.fixed
+
+    @property
+    def steps_alike(self) -> bool:
+        """Whether the inner steps of all trials have the same shapes and constants."""
+        return not any(parameter.key.startswith(_SHAPING) for parameter in self.parameters)
 
     def identity(self) -> dict[str, Any]:
         """What may not change when a sweep is resumed: all but its size and where it runs."""

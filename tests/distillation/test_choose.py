@@ -140,6 +140,32 @@ def test_the_compiler_is_the_one_that_inductor_will_call(monkeypatch: pytest.Mon
     assert not has_compiler(EngineConfig(device="cpu"))
 
 
+@pytest.mark.parametrize(
+    ("seconds", "trials", "alike", "expected"),
+    [
+        (0.25, 1, True, "max"),  # of a step: 1,000 outer steps of four inner ones take 1,000 seconds
+        (0.075, 1, True, "trace"),
+        (0.075, 2, True, "max"),
+        (0.075, 2, False, "trace"),
+        (0.0075, 100, True, "trace"),  # enough in all, but too little in each
+        (0.0125, 100, True, "max"),
+    ],
+)
+def test_steps_are_compiled_where_one_compilation_saves_more_than_it_takes(
+    seconds: float, trials: int, alike: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factors = {"InnerStep": 2.0, "TracedStep": 1.0, "compiled": 0.8}
+
+    def timed(_: object, step: object, *__: object) -> float:
+        return seconds * factors["compiled" if getattr(step, "compiled", False) else type(step).__name__]
+
+    monkeypatch.setattr(timing.Candidates, "_seconds", timed)
+    monkeypatch.setattr(timing, "has_compiler", lambda _: True)
+    monkeypatch.setattr(engines, "has_compiler", lambda _: True)
+    assert LONG.outer.steps * LONG.inner_steps == 4000
+    assert settle(EngineConfig(device="cpu"), blobs(), ARCH, LONG, trials=trials, alike=alike).compile == expected
+
+
 def hidden_norm(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     class Hidden(nn.Module):
         def __init__(self) -> None:

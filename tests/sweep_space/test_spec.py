@@ -31,6 +31,21 @@ def with_search(**search: object) -> SweepSpec:
     return build("toy", {**GOOD, "search": {key.replace("__", "."): rule for key, rule in search.items()}})
 
 
+@pytest.mark.parametrize(
+    ("key", "alike"),
+    [
+        ("outer.lr", True),
+        ("synthetic.lr", True),
+        ("network.gain", True),
+        ("inner.momentum", False),
+        ("synthetic.samples_per_class", False),
+    ],
+)
+def test_steps_are_alike_unless_what_shapes_them_is_searched(key: str, alike: bool) -> None:
+    rule = {"int": [1, 2]} if key == "synthetic.samples_per_class" else {"float": [0.1, 0.5]}
+    assert with_search(**{key.replace(".", "__"): rule}).steps_alike == alike
+
+
 @pytest.mark.parametrize("path", sorted(SPACES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_space_that_is_shipped_reads_and_opens_with_its_command(path: Path) -> None:
     assert read(path.stem).name == path.stem
