@@ -76,7 +76,7 @@ class Engine:
             return
         remaining = iter(starts)
         while group := list(islice(remaining, MAX_NETWORKS_AT_ONCE)):
-            yield self.batched_step, torch.stack(group)
+            yield (self.batched_step, torch.stack(group)) if len(group) > 1 else (self.step, group[0])
 
     def arrange(self) -> None:
         """Let a GPU compute as this engine's record says, and a CPU keep what is freed, from now on and in this process."""

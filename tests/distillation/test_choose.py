@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,10 @@ from ddray.distillation.choose import PLAIN, cheapest_adjoint, settle
 from ddray.distillation.config import DistillConfig, EngineConfig
 from ddray.distillation.distiller import Distiller
 from ddray.distillation.engine import has_compiler, make_engine
+from ddray.distillation.problem import check_problem
 from ddray.distillation.run import distill
+from ddray.distillation.timing import Candidates
+from ddray.distillation.traced import TracedStep
 from ddray.errors import RequestError
 from ddray.networks import Network
 
@@ -147,8 +152,8 @@ def test_the_compiler_is_the_one_that_inductor_will_call(monkeypatch: pytest.Mon
         (0.075, 1, True, "trace"),
         (0.075, 2, True, "max"),
         (0.075, 2, False, "trace"),
-        (0.0075, 100, True, "trace"),  # enough in all, but too little in each
-        (0.0125, 100, True, "max"),
+        (0.004, 100, True, "trace"),  # enough in all, but too little in each
+        (0.0075, 100, True, "max"),
     ],
 )
 def test_steps_are_compiled_where_one_compilation_saves_more_than_it_takes(
@@ -196,3 +201,25 @@ def test_networks_with_batch_statistics_or_masks_of_their_own_are_not_trained_si
     plain = Network(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
     assert make_engine(plain, config=batch).batched_step is not None
     assert make_engine(Network(nn.Sequential(layer, nn.Flatten(), nn.Linear(16, 3))), config=batch).batched_step is None
+
+
+def test_the_time_of_compiling_is_not_a_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = [1.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]  # of the first run, longer than a step is waited for
+
+    def run(*_: object) -> Callable[[], None]:
+        return lambda: time.sleep(waits.pop(0))
+
+    monkeypatch.setattr(timing, "_step_and_reverse", run)
+    network, _ = check_problem(blobs(), ARCH, LONG)
+    candidates = Candidates(EngineConfig(device="cpu"), network, ARCH, blobs(), LONG, 3, each=1, alike=1)
+    assert candidates._seconds(TracedStep(network, compiled=True), 0.1) < 0.1
+    assert waits == []
+
+
+@pytest.mark.parametrize(("starts", "steps"), [(1, ["alone"]), (3, ["together"]), (21, ["together", "alone"])])
+def test_a_network_alone_takes_its_own_step(starts: int, steps: list[str]) -> None:
+    network, _ = check_problem(blobs(), ARCH, LONG)
+    engine = make_engine(network, config=EngineConfig(device="cpu", networks="batch"))
+    found = list(engine.groups(network.flatten() + i for i in range(starts)))
+    assert ["together" if step is engine.batched_step else "alone" for step, _ in found] == steps
+    assert [start.dim() for _, start in found] == [1 if step == "alone" else 2 for step in steps]
