@@ -6,11 +6,11 @@
     DDRAY_DATA=DIR python benchmarks/unroll.py --device cuda --compile off trace max
 
 A step is whole: taking a real batch of 1,024, drawing a network, T inner steps, the outer loss, the way back, Adam. Variants run
-in processes of their own and are interleaved, round by round, but for the one with a loader, which comes before the others. A row
-tells the median and the range over the rounds, the floor (operations over the rate of the machine's matrix product, or ideal bytes
-over its memory's, whichever takes longer; both measured in this run) and how many times it the median is. Memory is the peak of a
-process of its own (on noise of the same shapes) above that of one which took steps of T = 1; on a GPU, what torch's allocator had
-reserved. Beside it, as the preflight predicts them, what graphs and stored weights take.
+in processes of their own; LeNet's are interleaved, round by round, but for the one with a loader, which comes before the others.
+A row tells the median and the range over the rounds, the floor (operations over the rate of the machine's matrix product, or ideal
+bytes over its memory's, whichever takes longer; both measured in this run) and how many times it the median is. Memory is the peak
+of a process of its own (on noise of the same shapes) above that of one which took steps of T = 1; on a GPU, what torch's allocator
+had reserved. Beside it, as the preflight predicts them, what graphs and stored weights take.
 """
 
 from __future__ import annotations
@@ -186,6 +186,17 @@ def timed(variants: dict[str, Variant], rounds: int) -> dict[str, list[float]]:
     return found
 
 
+def blocks(case: Case, names: list[str]) -> list[list[str]]:
+    """Which variants take turns.
+
+    A loader's workers load on between turns. And processes of gigabytes that wait lose their memory to others on some machines:
+    the larger networks' variants go one after another.
+    """
+    if case.arch != "LeNet":
+        return [[name] for name in names]
+    return [block for block in ([n for n in names if n == LOADED], [n for n in names if n != LOADED]) if block]
+
+
 def now() -> float:
     """Seconds, when all that a GPU was asked for is done."""
     if torch.cuda.is_initialized():
@@ -254,8 +265,8 @@ def table(case: Case, threads: int, rounds: int, compiles: list[str], memory: bo
     machine = rates(threads, device=case.device)
     made = variants(case, compiles)
     found: dict[str, list[float]] = {}
-    for block in ([name for name in made if name == LOADED], [name for name in made if name != LOADED]):
-        here = {name: Variant(case, name, compiles, threads) for name in block}  # a loader's workers load on between turns
+    for block in blocks(case, list(made)):
+        here = {name: Variant(case, name, compiles, threads) for name in block}
         found |= timed(here, rounds)
         for variant in here.values():
             variant.close()
