@@ -54,7 +54,9 @@ def plain_forward(*args: Any) -> Any:
     return _aten._slow_conv2d_backward.output_mask(x, like, weight, kernel, stride, padding, [True, False, False])[0]
 
 
-def _length(x: Tensor, weight: Tensor, i: int, stride: Sequence[int], padding: Sequence[int], more: Sequence[int]) -> int:
+def _length(
+    x: Tensor, weight: Tensor, i: int, stride: Sequence[int], padding: Sequence[int], more: Sequence[int]
+) -> int:
     """Rows (i = 0) or columns (1) of a transposed convolution."""
     return (x.shape[i + 2] - 1) * stride[i] - 2 * padding[i] + weight.shape[i + 2] + more[i]
 

@@ -50,7 +50,9 @@ def test_a_sum_of_convolutions_is_one(stride: int | tuple[int, int], padding: in
 
 @pytest.mark.parametrize("stride", [1, 2, (2, 1)])
 @pytest.mark.parametrize("padding", [0, 1, (1, 0)])
-def test_a_sum_of_derivatives_by_the_input_is_one(stride: int | tuple[int, int], padding: int | tuple[int, int]) -> None:
+def test_a_sum_of_derivatives_by_the_input_is_one(
+    stride: int | tuple[int, int], padding: int | tuple[int, int]
+) -> None:
     """As in the reverse of a step: u reaches the slope of x through the slope of w, and through that of x itself."""
 
     def twice(x: Tensor, w: Tensor, u: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
