@@ -68,8 +68,8 @@ def measure(graph: fx.GraphModule, given: list[Tensor]) -> str:
     timing = _Timing(graph)
     with torch.no_grad():
         timing.run(*given)
-    convolutions, products = ("".join(letters) for letters in timing.letters)
-    return f"{convolutions}/{products}" if products.strip("B") else convolutions
+    first, second = ("".join(letters) for letters in timing.letters)
+    return f"{first}/{second}" if second.strip("B") else first
 
 
 class _Timing(fx.Interpreter):
