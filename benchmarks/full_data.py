@@ -1,9 +1,9 @@
 """What a network reaches when it is trained on all of the data: the upper end of every row of a table.
 
-    DDRAY_DATA=DIR python benchmarks/full_data.py TREC6 TextLSTM2 [--set data.max_length=30] [--test]
+    DDRAY_DATA=DIR python benchmarks/full_data.py TREC6 TextLSTM2 [--set data.max_length=30] [--epochs 60] [--test]
 
-Adam on minibatches; rate and epoch are chosen on the validation split. With `--test` the chosen network is looked at on the test
-split once, and the look is a line of benchmarks/test_ledger.jsonl.
+Adam on minibatches, augmented as the outer batches of a distillation are; rate and epoch are chosen on the validation split. With
+`--test` the chosen network is looked at on the test split once, and the look is a line of benchmarks/test_ledger.jsonl.
 """
 
 from __future__ import annotations
@@ -86,8 +86,10 @@ def best_epoch(
     for epoch in range(epochs):
         order = torch.randperm(len(dataset.train), generator=generator("full data", epoch))
         for index, chosen in enumerate(order.split(BATCH)):
-            x, y = dataset.normalise(dataset.train.x[chosen]), dataset.train.y[chosen]
-            loss = hard_loss(network(weights, x, seed=seed_of("full data", epoch, index)), y)
+            x, y = dataset.train.x[chosen], dataset.train.y[chosen]
+            if config.data.augment:
+                x = dataset.augment(x, generator("full data", "augmentation", epoch, index))
+            loss = hard_loss(network(weights, dataset.normalise(x), seed=seed_of("full data", epoch, index)), y)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
